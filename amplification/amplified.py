@@ -1,0 +1,132 @@
+"""Amplified (H^A): meta-execution. An overseer answers a question by consulting an agent inside a budget."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable
+
+from amplification.agent import Agent
+from amplification.budget import Account, Limits, OutOfBudget, rounded
+from amplification.dispatch import Dispatcher
+from amplification.episode import Cost, Episode, Node, StopReason
+from amplification.overseer import Overseer
+from amplification.question import Answer, Question
+from amplification.workspace import Action, Ask, Exchange, GiveUp, Look, Reply, SubQuestion, Workspace
+
+
+class Amplified:
+    """An Overseer with an Agent and limits. Answers questions like an Agent does, slowly."""
+
+    def __init__(self, overseer: Overseer, agent: Agent, dispatcher: Dispatcher, limits: Limits) -> None:
+        self.overseer, self.agent, self.dispatcher, self.limits = overseer, agent, dispatcher, limits
+
+    async def answer(self, question: Question) -> Episode:
+        """One episode. Whatever the overseer does, it ends in an answer or a failure, inside the limits."""
+        started, cost = time.monotonic(), Cost()
+        tree = await self._answer_node(question, Account.root(self.limits), cost)
+        seconds = time.monotonic() - started
+        return Episode(tree, tree.stop or StopReason.REPLIED, cost, seconds, self.agent.digest, self.overseer.name)
+
+    async def answer_all(self, questions: Iterable[Question], at_once: int = 4096) -> AsyncIterator[Episode]:
+        """Episodes of many questions side by side, in the order of the questions, `at_once` at a time."""
+        batch: list[Question] = []
+        for question in questions:
+            batch.append(question)
+            if len(batch) == at_once:
+                for episode in await asyncio.gather(*map(self.answer, batch)):
+                    yield episode
+                batch = []
+        for episode in await asyncio.gather(*map(self.answer, batch)):
+            yield episode
+
+    async def _answer_node(self, question: Question, account: Account, cost: Cost) -> Node:
+        """The meta-execution loop: show H the workspace, do what it says, until it replies or something runs out."""
+        node = Node(question, by="amplified")
+        exchanges: tuple[Exchange, ...] = ()
+        try:
+            for _ in range(self.limits.steps):
+                account.check_time()
+                shown = Workspace(question, exchanges, rounded(account.calls_left), rounded(account.depth))
+                if shown.characters() > self.limits.workspace_chars:
+                    return _end(node, StopReason.OUT_OF_BUDGET, Answer.failed("the workspace is full"))
+                cost.overseer_steps += 1
+                action = await self.overseer.act(shown)
+                match action:
+                    case Ask(subs) if subs:
+                        exchanges += await self._ask(subs, node, account, cost)
+                    case Reply(text, pointers):
+                        return _end(node, StopReason.REPLIED, Answer(text, pointers))
+                    case GiveUp(reason):
+                        return _end(node, StopReason.GAVE_UP, Answer.failed(reason))
+                    case _:
+                        return _end(node, StopReason.BAD_ACTION, Answer.failed(_bad(action)))
+        except OutOfBudget as error:
+            return _end(node, StopReason.OUT_OF_BUDGET, Answer.failed(str(error)))
+        return _end(node, StopReason.OUT_OF_STEPS, Answer.failed("out of steps"))
+
+    async def _ask(
+        self, subs: tuple[SubQuestion, ...], node: Node, account: Account, cost: Cost
+    ) -> tuple[Exchange, ...]:
+        """All sub-questions of one step at once: those for A as one group, those for H^A as children."""
+        direct = [sub.question for sub in subs if not sub.recurse]
+        nested = [sub.question for sub in subs if sub.recurse]
+        asked = [self._ask_agent(direct, account, cost)] if direct else []
+        asked += [self._ask_child(question, len(nested), account, cost) for question in nested]
+        if len(asked) == 1:
+            results = [await asked[0]]
+        else:
+            results = list(await asyncio.gather(*asked))
+        agents = iter(results[0] if direct else [])
+        children = iter([nodes[0] for nodes in (results[1:] if direct else results)])
+        answered = [next(children) if sub.recurse else next(agents) for sub in subs]
+        node.children += answered
+        return tuple(Exchange(child.question, child.answer) for child in answered)
+
+    async def _ask_child(self, question: Question, siblings: int, account: Account, cost: Cost) -> list[Node]:
+        try:
+            # One share more than there are siblings, so that the parent keeps something for its next steps.
+            child = account.open_child(siblings + 1)
+        except OutOfBudget as error:
+            return [_end(Node(question, by="amplified"), StopReason.OUT_OF_BUDGET, Answer.failed(str(error)))]
+        try:
+            return [await self._answer_node(question, child, cost)]
+        finally:
+            account.close_child(child)
+
+    async def _ask_agent(self, questions: list[Question], account: Account, cost: Cost) -> list[Node]:
+        """One call a question, reserved before it is made and settled by what it used; a memo hit uses nothing."""
+        calls = [self.agent.call(question) for question in questions]
+        # A token is at least one byte, so this bounds what a call can use, its two special tokens included.
+        bound = sum(len(call.prompt.encode()) + call.params.max_tokens + 2 for call in calls)
+        account.reserve(len(calls), bound)
+        used_calls = used_tokens = 0
+        try:
+            outcomes = await self.dispatcher.complete(self.agent, calls)
+            for outcome in outcomes:
+                tokens = outcome.completion.prompt_tokens + outcome.completion.completion_tokens
+                if outcome.hit:
+                    cost.memo_hits += 1
+                    cost.tokens_saved += tokens
+                else:
+                    used_calls += 1
+                    used_tokens += tokens
+        finally:
+            account.settle(len(calls), bound, used_calls, used_tokens)
+        cost.calls += used_calls
+        cost.tokens += used_tokens
+        return [
+            Node(question, "memo" if outcome.hit else "agent", self.agent.answer_from(outcome.completion))
+            for question, outcome in zip(questions, outcomes, strict=True)
+        ]
+
+
+def _end(node: Node, stop: StopReason, answer: Answer) -> Node:
+    node.stop, node.answer = stop, answer
+    return node
+
+
+def _bad(action: Action) -> str:
+    if isinstance(action, Look):
+        return "the overseer looked at a pointer it was not given"
+    return "the overseer asked nothing"

@@ -1,0 +1,93 @@
+"""Budget: calls, tokens, depth and seconds, conserved over the whole tree of one question.
+
+A parent opens a child account with a part of what it has left (the part is reserved) and closes it when the child
+returns (what was not spent comes back). At every moment, for each account: spent + reserved <= granted. Nothing an
+overseer or a model says reaches this code; only the meta-execution loop calls it.
+"""
+
+from __future__ import annotations
+
+import time
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Limits(BaseModel):
+    """What one episode may use.
+
+    calls: agent calls; tokens: prompt and completion tokens; depth: nested copies of H^A; seconds: wall clock;
+    steps: overseer steps in one workspace; workspace_chars: characters shown to the overseer at one step.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    calls: int = Field(default=1_000, ge=1)
+    tokens: int = Field(default=1_000_000, ge=1)
+    depth: int = Field(default=12, ge=1)
+    seconds: float = Field(default=600.0, gt=0)
+    steps: int = Field(default=16, ge=1)
+    workspace_chars: int = Field(default=4_000, ge=1)
+
+
+class OutOfBudget(Exception):
+    """Raised inside meta-execution alone, which turns it into a failed answer. Its text names what ran out."""
+
+
+class Account:
+    """One node's part of the budget."""
+
+    __slots__ = ("calls", "calls_reserved", "calls_spent", "deadline", "depth", "tokens", "tokens_reserved", "tokens_spent")
+
+    def __init__(self, calls: int, tokens: int, depth: int, deadline: float) -> None:
+        self.calls, self.tokens, self.depth, self.deadline = calls, tokens, depth, deadline
+        self.calls_spent = self.tokens_spent = self.calls_reserved = self.tokens_reserved = 0
+
+    @classmethod
+    def root(cls, limits: Limits) -> Account:
+        return cls(limits.calls, limits.tokens, limits.depth, time.monotonic() + limits.seconds)
+
+    @property
+    def calls_left(self) -> int:
+        return self.calls - self.calls_spent - self.calls_reserved
+
+    @property
+    def tokens_left(self) -> int:
+        return self.tokens - self.tokens_spent - self.tokens_reserved
+
+    def check_time(self) -> None:
+        if time.monotonic() > self.deadline:
+            raise OutOfBudget("out of seconds")
+
+    def reserve(self, calls: int, tokens: int) -> None:
+        """Set aside calls and tokens that are about to be used. Raises OutOfBudget if there is too little left."""
+        if calls > self.calls_left:
+            raise OutOfBudget("out of calls")
+        if tokens > self.tokens_left:
+            raise OutOfBudget("out of tokens")
+        self.calls_reserved += calls
+        self.tokens_reserved += tokens
+
+    def settle(self, calls: int, tokens: int, calls_used: int, tokens_used: int) -> None:
+        """Give back a reservation of (calls, tokens), of which a part was used."""
+        self.calls_reserved -= calls
+        self.tokens_reserved -= tokens
+        self.calls_spent += calls_used
+        self.tokens_spent += min(tokens_used, tokens)
+
+    def open_child(self, shares: int) -> Account:
+        """A child account with one of `shares` equal parts of what is left. Raises OutOfBudget at depth 0."""
+        if self.depth <= 0:
+            raise OutOfBudget("out of depth")
+        calls, tokens = self.calls_left // shares, self.tokens_left // shares
+        if calls < 1 or tokens < 1:
+            raise OutOfBudget("out of calls" if calls < 1 else "out of tokens")
+        self.reserve(calls, tokens)
+        return Account(calls, tokens, self.depth - 1, self.deadline)
+
+    def close_child(self, child: Account) -> None:
+        self.settle(child.calls, child.tokens, child.calls_spent, child.tokens_spent)
+
+
+def rounded(number: int) -> int:
+    """Rounded down to a power of ten (0 stays 0), so that a budget shown to H does not spoil the memo."""
+    return 10 ** (len(str(number)) - 1) if number > 0 else 0

@@ -1,0 +1,152 @@
+"""Store: memo and episodes in SQLite (WAL), written as they happen. PostgreSQL by URL."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    Column,
+    Engine,
+    Float,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+    create_engine,
+    event,
+    select,
+)
+from sqlalchemy.exc import DatabaseError, OperationalError
+
+from amplification.episode import Episode, node_to_dict
+from amplification.errors import InputError, StageError
+
+FORMAT = 1
+
+metadata = MetaData()
+
+meta_table = Table("meta", metadata, Column("key", String(64), primary_key=True), Column("value", Text, nullable=False))
+
+memo_table = Table(
+    "memo",
+    metadata,
+    Column("agent", String(32), nullable=False),
+    Column("prompt", Text, nullable=False),
+    Column("params", String(128), nullable=False),
+    Column("sample", Integer, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("prompt_tokens", Integer, nullable=False),
+    Column("completion_tokens", Integer, nullable=False),
+    Column("finished", Integer, nullable=False),
+    Column("scope", String(128), nullable=False),
+    PrimaryKeyConstraint("agent", "prompt", "params", "sample"),
+)
+
+episode_table = Table(
+    "episode",
+    metadata,
+    Column("scope", String(128), nullable=False),
+    Column("question", Text, nullable=False),
+    Column("agent", String(32), nullable=False),
+    Column("overseer", Text, nullable=False),
+    Column("stop", String(32), nullable=False),
+    Column("answer", Text, nullable=False),
+    Column("failure", Text),
+    Column("seconds", Float, nullable=False),
+    Column("cost", Text, nullable=False),
+    Column("tree", Text, nullable=False),
+    PrimaryKeyConstraint("scope", "agent", "overseer", "question"),
+)
+
+
+class Store:
+    """One database. Raises InputError for a file that is no store or was written by a newer version."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.engine = _engine(url)
+        where = url.removeprefix("sqlite:///")
+        try:
+            metadata.create_all(self.engine)
+            self._check_format(where)
+        except OperationalError as error:
+            raise InputError(where, f"the store cannot be opened ({error.orig})", "check that the folder is writable") from error
+        except DatabaseError as error:
+            remedy = "move the file away; the run then asks again"
+            raise InputError(where, f"the store is not a readable database ({error.orig})", remedy) from error
+
+    @classmethod
+    def at(cls, path: Path) -> Store:
+        return cls(f"sqlite:///{path}")
+
+    def _check_format(self, where: str) -> None:
+        with self.engine.begin() as connection:
+            found = connection.execute(select(meta_table.c.value).where(meta_table.c.key == "format")).scalar()
+            if found is None:
+                connection.execute(meta_table.insert().values(key="format", value=str(FORMAT)))
+            elif int(found) > FORMAT:
+                raise InputError(where, f"format {found} is newer than this version reads ({FORMAT})", "upgrade this package")
+
+    def insert(self, table: Table, rows: Sequence[dict[str, Any]]) -> None:
+        """Write rows in one transaction; a row whose key is already there is left as it is.
+
+        Raises StageError if the database refuses (a full disk, for example); nothing of the batch is then kept.
+        """
+        if not rows:
+            return
+        statement = table.insert()
+        if self.engine.dialect.name == "sqlite":
+            statement = statement.prefix_with("OR IGNORE")
+        elif self.engine.dialect.name == "postgresql":
+            from sqlalchemy.dialects.postgresql import insert
+
+            statement = insert(table).on_conflict_do_nothing()  # type: ignore[assignment]
+        try:
+            with self.engine.begin() as connection:
+                connection.execute(statement, list(rows))
+        except DatabaseError as error:
+            raise StageError(f"{self.url}: cannot write to the store ({error.orig}); free some space and run again") from error
+
+    def add_episodes(self, scope: str, episodes: Sequence[Episode]) -> None:
+        self.insert(episode_table, [_episode_row(scope, episode) for episode in episodes])
+
+    def memo_rows(self, agent: str) -> Iterator[Any]:
+        with self.engine.connect() as connection:
+            yield from connection.execute(select(memo_table).where(memo_table.c.agent == agent))
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def _episode_row(scope: str, episode: Episode) -> dict[str, Any]:
+    return {
+        "scope": scope,
+        "question": episode.question.text,
+        "agent": episode.agent,
+        "overseer": episode.overseer,
+        "stop": episode.stop.value,
+        "answer": episode.answer.text,
+        "failure": episode.answer.failure,
+        "seconds": episode.seconds,
+        "cost": json.dumps(asdict(episode.cost)),
+        "tree": json.dumps(node_to_dict(episode.tree)),
+    }
+
+
+def _engine(url: str) -> Engine:
+    engine = create_engine(url)
+    if engine.dialect.name == "sqlite":
+
+        @event.listens_for(engine, "connect")
+        def _pragmas(connection: Any, _record: Any) -> None:
+            # WAL lets readers work beside one writer; NORMAL survives kill -9 (only a power cut can lose the tail).
+            for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=30000"):
+                connection.execute(f"PRAGMA {pragma}")
+
+    return engine

@@ -1,0 +1,205 @@
+"""Boolean expressions in BIG-Bench Hard's format (`boolean_expressions`). Level = number of literals.
+
+Source of the format: Suzgun et al., "Challenging BIG-Bench Tasks and Whether Chain-of-Thought Can Solve Them"
+(2022). Precedence is Python's: `not` binds tighter than `and`, `and` tighter than `or`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from amplification.tasks.halves import answers_or_next, not_mine
+from amplification.workspace import Action, GiveUp, Reply, Workspace
+
+MAX_NESTING = 32
+
+# The sampler's densities: a group of two or more literals is bracketed, anything is negated, an atom is bracketed.
+GROUP = 0.25
+NOT = 0.3
+BRACKETS = 0.15
+
+
+@dataclass(frozen=True)
+class Node:
+    """A sub-expression: its words, and either a literal (`op` is True or False) or an operator with its parts."""
+
+    words: tuple[str, ...]
+    op: str
+    parts: tuple[Node, ...]
+    literals: int
+
+
+class _Malformed(Exception):
+    """Raised inside the parser alone."""
+
+
+class _Parser:
+    """Recursive descent over words; a chain of one operator becomes one node with all its parts."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self.words, self.at, self.nesting = tuple(words), 0, 0
+
+    def whole(self) -> Node:
+        node = self.chain("or")
+        if self.at != len(self.words):
+            raise _Malformed
+        return node
+
+    def chain(self, op: str) -> Node:
+        begin = self.at
+        parts = [self._link(op)]
+        while self._peek() == op:
+            self.at += 1
+            parts.append(self._link(op))
+        return parts[0] if len(parts) == 1 else self._node(begin, op, parts)
+
+    def _link(self, op: str) -> Node:
+        return self.chain("and") if op == "or" else self.unary()
+
+    def unary(self) -> Node:
+        begin, word = self.at, self._peek()
+        self.at += 1
+        if word in ("True", "False"):
+            return Node((word,), word, (), 1)
+        if word not in ("not", "("):
+            raise _Malformed
+        self.nesting += 1
+        if self.nesting > MAX_NESTING:
+            raise _Malformed
+        part = self.unary() if word == "not" else self.chain("or")
+        if word == "(":
+            if self._peek() != ")":
+                raise _Malformed
+            self.at += 1
+        self.nesting -= 1
+        return self._node(begin, word, [part])
+
+    def _peek(self) -> str:
+        return self.words[self.at] if self.at < len(self.words) else ""
+
+    def _node(self, begin: int, op: str, parts: list[Node]) -> Node:
+        return Node(self.words[begin : self.at], op, tuple(parts), sum(part.literals for part in parts))
+
+
+class Boolean:
+    """`not ( True ) and ( True ) is` -> `False`."""
+
+    name = "boolean"
+    levels: tuple[int, ...] = (1, 2, 4, 8)
+
+    def sample(self, level: int, rng: random.Random) -> str:
+        return f"{_expression(level, rng)} is"
+
+    def level_of(self, text: str) -> int | None:
+        node = self._parse(text)
+        return node.literals if node else None
+
+    def split_key(self, text: str) -> str:
+        return " ".join(self._read(text).words)
+
+    def valid_answers(self, text: str) -> tuple[str, ...]:
+        self._read(text)
+        return ("True", "False")
+
+    def act(self, workspace: Workspace) -> Action:
+        node = self._parse(workspace.question.text)
+        if node is None:
+            return GiveUp(f"not a question of the {self.name} task")
+        negated, core = _peeled(node)
+        if not core.parts:
+            return Reply(str((core.op == "True") != negated))
+        left, right = _halves(core)
+        texts = [" ".join([*_joined(core.op, side), "is"]) for side in (left, right)]
+        answers = answers_or_next(self, workspace, texts, node.literals)
+        if not isinstance(answers, list):
+            return answers
+        values = [answer == "True" for answer in answers]
+        return Reply(str((all(values) if core.op == "and" else any(values)) != negated))
+
+    def truth(self, text: str) -> str:
+        return str(_value(self._read(text)))
+
+    def words(self) -> tuple[str, ...]:
+        return ("True", "False", "and", "or", "not", "(", ")", "is")
+
+    def _parse(self, text: str) -> Node | None:
+        words = text.split()
+        if words[-1:] != ["is"]:
+            return None
+        try:
+            node = _Parser(words[:-1]).whole()
+        except _Malformed:
+            return None
+        return node if node.literals <= self.levels[-1] else None
+
+    def _read(self, text: str) -> Node:
+        node = self._parse(text)
+        if node is None:
+            raise not_mine(self, text)
+        return node
+
+
+def _value(node: Node) -> bool:
+    if node.op == "not":
+        return not _value(node.parts[0])
+    if node.op == "or":
+        return any(_value(part) for part in node.parts)
+    return all(_value(part) for part in node.parts) if node.parts else node.op == "True"
+
+
+def _peeled(node: Node) -> tuple[bool, Node]:
+    """The node without outer `not`s and brackets, and whether the `not`s taken off negate it."""
+    negated = False
+    while node.op in ("not", "("):
+        negated ^= node.op == "not"
+        node = node.parts[0]
+    return negated, node
+
+
+def _halves(chain: Node) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
+    """A chain cut at the operator nearest its balance point (`and` and `or` are associative)."""
+
+    def imbalance(cut: int) -> int:
+        return abs(2 * sum(part.literals for part in chain.parts[:cut]) - chain.literals)
+
+    cut = min(range(1, len(chain.parts)), key=imbalance)
+    return chain.parts[:cut], chain.parts[cut:]
+
+
+def _joined(op: str, parts: Sequence[Node]) -> list[str]:
+    words = list(parts[0].words)
+    for part in parts[1:]:
+        words += [op, *part.words]
+    return words
+
+
+def _expression(literals: int, rng: random.Random) -> str:
+    """A flat chain of literals and bracketed groups; a group is never larger than half of its chain."""
+    terms: list[str] = []
+    left = literals
+    while left > 0:
+        size = rng.randint(2, max(2, literals // 2)) if rng.random() < GROUP else 1
+        size = min(size, left)
+        # A group that is the whole expression would be the same problem once more: make it a chain instead.
+        size = 1 if size == literals else size
+        terms.append(_term(size, rng))
+        left -= size
+    words = [terms[0]]
+    for term in terms[1:]:
+        words += [rng.choice(("and", "or")), term]
+    text = " ".join(words)
+    bracketed = literals > 1 and rng.random() < BRACKETS * NOT
+    return f"not ( {text} )" if bracketed else text
+
+
+def _term(literals: int, rng: random.Random) -> str:
+    if literals > 1:
+        text = f"( {_expression(literals, rng)} )"
+    else:
+        text = rng.choice(("True", "False"))
+        text = f"( {text} )" if rng.random() < BRACKETS else text
+    while rng.random() < NOT:
+        text = f"not {text}"
+    return text

@@ -1,0 +1,56 @@
+"""What the embedded tasks' program overseers share: ask both halves, check what came back, combine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from amplification.question import Question
+from amplification.tasks.base import Task
+from amplification.workspace import Ask, Exchange, GiveUp, SubQuestion, Workspace
+
+# One to eight single digits, as the tasks about lists of numbers write them.
+DIGITS = r"(?P<digits>[0-9](?: [0-9]){0,7})"
+
+
+def digits(match: re.Match[str]) -> tuple[int, ...]:
+    """The numbers that `DIGITS` matched."""
+    return tuple(map(int, match["digits"].split()))
+
+
+def sub_question(task: Task, text: str, parent_size: int) -> SubQuestion:
+    """A part of a question of `parent_size`: to A if it has a level that A was made for, else to a new H^A."""
+    size = task.level_of(text)
+    fits = size is not None and size in task.levels and size <= (parent_size + 1) // 2
+    return SubQuestion(Question(text), recurse=not fits)
+
+
+def answers_or_next(task: Task, workspace: Workspace, texts: Sequence[str], size: int) -> list[str] | Ask | GiveUp:
+    """The answers to the parts `texts`, in order; or the next step while some are missing or unusable."""
+    found: list[str] = []
+    missing: list[SubQuestion] = []
+    exchanges = {exchange.question.text: exchange for exchange in workspace.exchanges}
+    for text in texts:
+        exchange = exchanges.get(text)
+        if exchange is None:
+            missing.append(sub_question(task, text, size))
+        elif (problem := unusable(task, exchange)) is not None:
+            return problem
+        else:
+            found.append(exchange.answer.text)
+    return Ask(tuple(missing)) if missing else found
+
+
+def unusable(task: Task, exchange: Exchange) -> GiveUp | None:
+    """Why a sub-answer cannot be built upon: it failed, or it has not the form of an answer to its question."""
+    text, answer = exchange.question.text, exchange.answer
+    if not answer.ok:
+        return GiveUp(f"sub-question '{text}' was not answered: {answer.failure}")
+    if answer.text not in task.valid_answers(text):
+        return GiveUp(f"sub-question '{text}' got '{answer.text[:40]}', which is not an answer to it")
+    return None
+
+
+def not_mine(task: Task, text: str) -> ValueError:
+    """The error of a question that is not of `task`."""
+    return ValueError(f"not a question of the {task.name} task: {text[:80]!r}")

@@ -1,0 +1,127 @@
+"""Configuration of a run: everything that a YAML file or the command line can set."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from amplification.budget import Limits
+from amplification.serving.config import ServingConfig
+
+
+class Settings(BaseModel):
+    """Unknown keys are refused; values do not change once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(Settings):
+    """The base model: a Llama made from scratch, or `pretrained`, a folder or hub name to load instead."""
+
+    pretrained: str | None = None
+    width: int = Field(default=96, ge=32)
+    layers: int = Field(default=3, ge=1)
+    heads: int = Field(default=3, ge=1)
+    max_length: int = Field(default=96, ge=16)  # tokens, prompt and answer together
+
+
+class BaseConfig(Settings):
+    """Training of the base on the form of questions and answers: an even spread over valid answers, no facts."""
+
+    steps: int = Field(default=300, ge=1)
+    batch: int = Field(default=256, ge=1)
+    learning_rate: float = Field(default=2e-3, gt=0)
+
+
+class AdapterConfig(Settings):
+    """What of the model is trained: a LoRA adapter carried on from generation to generation, or all weights."""
+
+    method: Literal["lora", "full"] = "lora"
+    rank: Literal[1, 8, 16, 32, 64, 128, 256] = 64
+    alpha: int = Field(default=128, ge=1)
+
+
+class LabelsConfig(Settings):
+    """Which questions H^A is asked: `questions` of each task at the new level, `replay` at each older one.
+
+    `nonsense` is the share of labels that are questions which make no sense (attacks of the training families).
+    """
+
+    questions: int = Field(default=2_000, ge=1)
+    replay: int = Field(default=300, ge=0)
+    nonsense: float = Field(default=0.1, ge=0, lt=1)
+    heldout: float = Field(default=0.1, gt=0, lt=1)  # share of labels kept to measure the reward model on
+
+
+class WarmStartConfig(Settings):
+    """Supervised learning on H^A's answers (TRL's SFTTrainer) before PPO."""
+
+    enabled: bool = True
+    epochs: float = Field(default=10, gt=0)
+    batch: int = Field(default=128, ge=1)
+    learning_rate: float = Field(default=3e-3, gt=0)
+
+
+class RewardConfig(Settings):
+    """The reward ensemble, learned from H^A's preferences (TRL's RewardTrainer)."""
+
+    members: int = Field(default=2, ge=1)
+    pairs_per_label: int = Field(default=2, ge=1)
+    epochs: float = Field(default=2, gt=0)
+    batch: int = Field(default=128, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    aggregate: Literal["mean_minus_spread", "minimum"] = "mean_minus_spread"
+
+
+class AdversaryConfig(Settings):
+    """The search for questions on which A fails H^A's judgement or on which the reward model is fooled."""
+
+    enabled: bool = True
+    rounds: int = Field(default=3, ge=1)
+    candidates: int = Field(default=600, ge=1)  # mutated questions tried a round
+    share: float = Field(default=0.2, ge=0, le=0.5)  # cap on attacks among PPO's prompts and among the labels
+
+
+class PPOSettings(Settings):
+    """PPO on the learned reward, with the previous agent (after the warm start, if there is one) as reference."""
+
+    episodes: int = Field(default=8_192, ge=0)
+    batch: int = Field(default=256, ge=1)
+    minibatches: int = Field(default=1, ge=1)
+    epochs: int = Field(default=2, ge=1)
+    learning_rate: float = Field(default=1e-4, gt=0)
+    kl_coefficient: float = Field(default=0.02, ge=0)
+    temperature: float = Field(default=1.0, gt=0)
+
+
+class DistillConfig(Settings):
+    """H^A(n) -> A(n+1)."""
+
+    adapter: AdapterConfig = AdapterConfig()
+    labels: LabelsConfig = LabelsConfig()
+    warm_start: WarmStartConfig = WarmStartConfig()
+    reward: RewardConfig = RewardConfig()
+    adversary: AdversaryConfig = AdversaryConfig()
+    ppo: PPOSettings = PPOSettings()
+
+
+class EvaluationConfig(Settings):
+    """How much is measured after each generation, on held-out questions and held-out attack families."""
+
+    questions: int = Field(default=400, ge=1)  # a task and level
+    attacks: int = Field(default=500, ge=1)  # over all held-out families
+
+
+class RunConfig(Settings):
+    """A run: its tasks, its generations, and how each generation is made and measured."""
+
+    seed: int = Field(default=1, ge=0)
+    tasks: tuple[str, ...] = ("counting", "summing", "permutation", "boolean")
+    generations: int = Field(default=3, ge=1)  # after generation 0, which is distilled from H alone
+    model: ModelConfig = ModelConfig()
+    base: BaseConfig = BaseConfig()
+    serving: ServingConfig = ServingConfig()
+    limits: Limits = Limits()
+    distill: DistillConfig = DistillConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
