@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Iterable
+from typing import NamedTuple
 
 from amplification.agent import Agent
 from amplification.budget import Account, Limits, OutOfBudget, rounded
@@ -12,6 +13,7 @@ from amplification.dispatch import Dispatcher
 from amplification.episode import Cost, Episode, Node, StopReason
 from amplification.overseer import Overseer
 from amplification.question import Answer, Question
+from amplification.serving.base import Call
 from amplification.workspace import Action, Ask, Exchange, GiveUp, Look, Reply, SubQuestion, Workspace
 
 
@@ -68,57 +70,65 @@ class Amplified:
     async def _ask(
         self, subs: tuple[SubQuestion, ...], node: Node, account: Account, cost: Cost
     ) -> tuple[Exchange, ...]:
-        """All sub-questions of one step at once: those for A as one group, those for H^A as children."""
+        """All sub-questions of one step at once: those for A as one group, each for H^A as a child of its own."""
         direct = [sub.question for sub in subs if not sub.recurse]
         nested = [sub.question for sub in subs if sub.recurse]
-        asked = [self._ask_agent(direct, account, cost)] if direct else []
-        asked += [self._ask_child(question, len(nested), account, cost) for question in nested]
-        if len(asked) == 1:
-            results = [await asked[0]]
-        else:
-            results = list(await asyncio.gather(*asked))
+        # Children first: if there is nothing left for them, the step ends before anything is set aside for A.
+        children = account.open_children(len(nested)) if nested else []
+        reserved = self._reserve(direct, account, children)
+        asked: list[Awaitable[list[Node]]] = [self._ask_agent(reserved, account, cost)] if direct else []
+        asked += [self._ask_child(*pair, account, cost) for pair in zip(nested, children, strict=True)]
+        # One awaitable needs no task of its own: most steps ask A alone.
+        results = [await asked[0]] if len(asked) == 1 else await asyncio.gather(*asked)
         agents = iter(results[0] if direct else [])
-        children = iter([nodes[0] for nodes in (results[1:] if direct else results)])
-        answered = [next(children) if sub.recurse else next(agents) for sub in subs]
+        amplified = iter([nodes[0] for nodes in (results[1:] if direct else results)])
+        answered = [next(amplified) if sub.recurse else next(agents) for sub in subs]
         node.children += answered
         return tuple(Exchange(child.question, child.answer) for child in answered)
 
-    async def _ask_child(self, question: Question, siblings: int, account: Account, cost: Cost) -> list[Node]:
-        try:
-            # One share more than there are siblings, so that the parent keeps something for its next steps.
-            child = account.open_child(siblings + 1)
-        except OutOfBudget as error:
-            return [_end(Node(question, by="amplified"), StopReason.OUT_OF_BUDGET, Answer.failed(str(error)))]
+    async def _ask_child(self, question: Question, child: Account, account: Account, cost: Cost) -> list[Node]:
         try:
             return [await self._answer_node(question, child, cost)]
         finally:
             account.close_child(child)
 
-    async def _ask_agent(self, questions: list[Question], account: Account, cost: Cost) -> list[Node]:
-        """One call a question, reserved before it is made and settled by what it used; a memo hit uses nothing."""
+    def _reserve(self, questions: list[Question], account: Account, children: list[Account]) -> _Reserved:
+        """One call a question. A token is at least one byte, so bytes bound a call's tokens, special ones included.
+
+        Where the budget does not reach, the children opened for the same step are closed before OutOfBudget goes on.
+        """
         calls = [self.agent.call(question) for question in questions]
-        # A token is at least one byte, so this bounds what a call can use, its two special tokens included.
         bound = sum(len(call.prompt.encode()) + call.params.max_tokens + 2 for call in calls)
-        account.reserve(len(calls), bound)
-        used_calls = used_tokens = 0
         try:
-            outcomes = await self.dispatcher.complete(self.agent, calls)
+            account.reserve(len(calls), bound)
+        except OutOfBudget:
+            for child in children:
+                account.close_child(child)
+            raise
+        return _Reserved(questions, calls, bound)
+
+    async def _ask_agent(self, reserved: _Reserved, account: Account, cost: Cost) -> list[Node]:
+        """Make the reserved calls and settle them by what they used; a memo hit uses nothing."""
+        used = Cost()
+        try:
+            outcomes = await self.dispatcher.complete(self.agent, reserved.calls)
             for outcome in outcomes:
-                tokens = outcome.completion.prompt_tokens + outcome.completion.completion_tokens
-                if outcome.hit:
-                    cost.memo_hits += 1
-                    cost.tokens_saved += tokens
-                else:
-                    used_calls += 1
-                    used_tokens += tokens
+                used.add(outcome.cost())
         finally:
-            account.settle(len(calls), bound, used_calls, used_tokens)
-        cost.calls += used_calls
-        cost.tokens += used_tokens
+            account.settle(len(reserved.calls), reserved.tokens, used.calls, used.tokens)
+        cost.add(used)
         return [
             Node(question, "memo" if outcome.hit else "agent", self.agent.answer_from(outcome.completion))
-            for question, outcome in zip(questions, outcomes, strict=True)
+            for question, outcome in zip(reserved.questions, outcomes, strict=True)
         ]
+
+
+class _Reserved(NamedTuple):
+    """Calls of A that the budget has set aside, with the tokens they may use."""
+
+    questions: list[Question]
+    calls: list[Call]
+    tokens: int
 
 
 def _end(node: Node, stop: StopReason, answer: Answer) -> Node:

@@ -74,17 +74,22 @@ class Account:
         self.calls_spent += calls_used
         self.tokens_spent += min(tokens_used, tokens)
 
-    def open_child(self, shares: int) -> Account:
-        """A child account with one of `shares` equal parts of what is left. Raises OutOfBudget at depth 0."""
+    def open_children(self, number: int) -> list[Account]:
+        """Child accounts with equal parts of what is left, a tenth of which stays here for the next steps.
+
+        What a child does not spend comes back when it is closed, so a part is a bound and not a loss.
+        Raises OutOfBudget if a part would be nothing.
+        """
         if self.depth <= 0:
             raise OutOfBudget("out of depth")
-        calls, tokens = self.calls_left // shares, self.tokens_left // shares
+        calls, tokens = (self.calls_left - self.calls_left // 10) // number, (self.tokens_left * 9 // 10) // number
         if calls < 1 or tokens < 1:
             raise OutOfBudget("out of calls" if calls < 1 else "out of tokens")
-        self.reserve(calls, tokens)
-        return Account(calls, tokens, self.depth - 1, self.deadline)
+        self.reserve(calls * number, tokens * number)
+        return [Account(calls, tokens, self.depth - 1, self.deadline) for _ in range(number)]
 
     def close_child(self, child: Account) -> None:
+        """Take back what a child, which has returned, did not spend."""
         self.settle(child.calls, child.tokens, child.calls_spent, child.tokens_spent)
 
 

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from amplification.agent import Agent
+from amplification.episode import Cost
 from amplification.memo import Key, Memo, key_of
+from amplification.question import Answer, Question
 from amplification.serving.base import Call, Completion, Sampler
 
 
@@ -17,6 +19,11 @@ class Outcome:
 
     completion: Completion
     hit: bool
+
+    def cost(self) -> Cost:
+        """What this call used: nothing but a counted hit where the memo answered."""
+        tokens = self.completion.prompt_tokens + self.completion.completion_tokens
+        return Cost(memo_hits=1, tokens_saved=tokens) if self.hit else Cost(calls=1, tokens=tokens)
 
 
 @dataclass(slots=True)
@@ -48,6 +55,11 @@ class Dispatcher:
             loop.call_soon(self._flush_when_quiet, loop)
         self._groups.append(group)
         return await group.future
+
+    async def answers(self, agent: Agent, questions: Sequence[Question]) -> list[tuple[Answer, Outcome]]:
+        """What the agent alone says to each question, with the outcome that tells what it cost."""
+        outcomes = await self.complete(agent, [agent.call(question) for question in questions])
+        return [(agent.answer_from(outcome.completion), outcome) for outcome in outcomes]
 
     def _flush_when_quiet(self, loop: asyncio.AbstractEventLoop) -> None:
         # While other workspaces still add calls, let them: one pass of the loop without news means all wait for us.

@@ -43,14 +43,10 @@ class AdapterConfig(Settings):
 
 
 class LabelsConfig(Settings):
-    """Which questions H^A is asked: `questions` of each task at the new level, `replay` at each older one.
-
-    `nonsense` is the share of labels that are questions which make no sense (attacks of the training families).
-    """
+    """Which questions H^A is asked: `questions` of each task at the new level, `replay` at each older one."""
 
     questions: int = Field(default=2_000, ge=1)
     replay: int = Field(default=300, ge=0)
-    nonsense: float = Field(default=0.1, ge=0, lt=1)
     heldout: float = Field(default=0.1, gt=0, lt=1)  # share of labels kept to measure the reward model on
 
 
@@ -75,7 +71,10 @@ class RewardConfig(Settings):
 
 
 class AdversaryConfig(Settings):
-    """The search for questions on which A fails H^A's judgement or on which the reward model is fooled."""
+    """The search for questions on which A fails H^A's judgement or on which the reward model is fooled.
+
+    `enabled: false` takes every attack out of training, those of the training families too: the control run.
+    """
 
     enabled: bool = True
     rounds: int = Field(default=3, ge=1)

@@ -47,13 +47,17 @@ class Call:
 
 @dataclass(frozen=True)
 class Completion:
-    """What a model returned. `logprob` is the sum over the completion's tokens, None if not asked for."""
+    """What a model returned. `logprob` is the sum over the completion's tokens, None if not asked for.
+
+    `error` says why this one call could not be answered (a prompt that is too long, say); the others of its batch are.
+    """
 
     text: str
     prompt_tokens: int
     completion_tokens: int
     finished: bool = True
     logprob: float | None = None
+    error: str | None = None
 
 
 class Sampler(Protocol):

@@ -55,7 +55,9 @@ class Task(Protocol):
 
 def split_of(task: Task, text: str) -> Split:
     """Which side of the split a question lies on: a function of its key alone, hence disjoint for ever."""
-    return "held_out" if int(digest("split", task.name, task.split_key(text))[:8], 16) % HELD_OUT_SHARE == 0 else "train"
+    return (
+        "held_out" if int(digest("split", task.name, task.split_key(text))[:8], 16) % HELD_OUT_SHARE == 0 else "train"
+    )
 
 
 def questions(task: Task, level: int, split: Split, seed: int) -> Iterator[str]:

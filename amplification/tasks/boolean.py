@@ -9,16 +9,17 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from amplification.tasks.halves import answers_or_next, not_mine
 from amplification.workspace import Action, GiveUp, Reply, Workspace
 
 MAX_NESTING = 32
 
-# The sampler's densities: a group of two or more literals is bracketed, anything is negated, an atom is bracketed.
-GROUP = 0.25
-NOT = 0.3
-BRACKETS = 0.15
+# The sampler's densities: of groups among a chain's terms, and of `not` and brackets around a term.
+GROUP = 0.2
+NOT = 0.25
+BRACKETS = 0.1
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Node:
     literals: int
 
 
-class _Malformed(Exception):
+class _MalformedError(Exception):
     """Raised inside the parser alone."""
 
 
@@ -44,7 +45,7 @@ class _Parser:
     def whole(self) -> Node:
         node = self.chain("or")
         if self.at != len(self.words):
-            raise _Malformed
+            raise _MalformedError
         return node
 
     def chain(self, op: str) -> Node:
@@ -64,14 +65,14 @@ class _Parser:
         if word in ("True", "False"):
             return Node((word,), word, (), 1)
         if word not in ("not", "("):
-            raise _Malformed
+            raise _MalformedError
         self.nesting += 1
         if self.nesting > MAX_NESTING:
-            raise _Malformed
+            raise _MalformedError
         part = self.unary() if word == "not" else self.chain("or")
         if word == "(":
             if self._peek() != ")":
-                raise _Malformed
+                raise _MalformedError
             self.at += 1
         self.nesting -= 1
         return self._node(begin, word, [part])
@@ -93,7 +94,7 @@ class Boolean:
         return f"{_expression(level, rng)} is"
 
     def level_of(self, text: str) -> int | None:
-        node = self._parse(text)
+        node = _parsed(text)
         return node.literals if node else None
 
     def split_key(self, text: str) -> str:
@@ -104,7 +105,7 @@ class Boolean:
         return ("True", "False")
 
     def act(self, workspace: Workspace) -> Action:
-        node = self._parse(workspace.question.text)
+        node = _parsed(workspace.question.text)
         if node is None:
             return GiveUp(f"not a question of the {self.name} task")
         negated, core = _peeled(node)
@@ -124,21 +125,23 @@ class Boolean:
     def words(self) -> tuple[str, ...]:
         return ("True", "False", "and", "or", "not", "(", ")", "is")
 
-    def _parse(self, text: str) -> Node | None:
-        words = text.split()
-        if words[-1:] != ["is"]:
-            return None
-        try:
-            node = _Parser(words[:-1]).whole()
-        except _Malformed:
-            return None
-        return node if node.literals <= self.levels[-1] else None
-
     def _read(self, text: str) -> Node:
-        node = self._parse(text)
+        node = _parsed(text)
         if node is None:
             raise not_mine(self, text)
         return node
+
+
+@lru_cache(maxsize=4096)
+def _parsed(text: str) -> Node | None:
+    """The tree of a question. Cached: one episode parses each of its questions several times."""
+    words = text.split()
+    if words[-1:] != ["is"]:
+        return None
+    try:
+        return _Parser(words[:-1]).whole()
+    except _MalformedError:
+        return None
 
 
 def _value(node: Node) -> bool:
@@ -176,30 +179,23 @@ def _joined(op: str, parts: Sequence[Node]) -> list[str]:
 
 
 def _expression(literals: int, rng: random.Random) -> str:
-    """A flat chain of literals and bracketed groups; a group is never larger than half of its chain."""
+    """A chain of literals and bracketed groups; no group is larger than half of its chain."""
     terms: list[str] = []
     left = literals
     while left > 0:
-        size = rng.randint(2, max(2, literals // 2)) if rng.random() < GROUP else 1
-        size = min(size, left)
-        # A group that is the whole expression would be the same problem once more: make it a chain instead.
-        size = 1 if size == literals else size
+        grouped = literals > 2 and rng.random() < GROUP
+        size = min(left, rng.randint(2, max(2, literals // 2))) if grouped else 1
         terms.append(_term(size, rng))
         left -= size
-    words = [terms[0]]
+    words = terms[:1]
     for term in terms[1:]:
         words += [rng.choice(("and", "or")), term]
-    text = " ".join(words)
-    bracketed = literals > 1 and rng.random() < BRACKETS * NOT
-    return f"not ( {text} )" if bracketed else text
+    return " ".join(words)
 
 
 def _term(literals: int, rng: random.Random) -> str:
-    if literals > 1:
-        text = f"( {_expression(literals, rng)} )"
-    else:
-        text = rng.choice(("True", "False"))
-        text = f"( {text} )" if rng.random() < BRACKETS else text
-    while rng.random() < NOT:
-        text = f"not {text}"
+    """A literal or a bracketed group, with any number of `not`s and brackets around it."""
+    text = rng.choice(("True", "False")) if literals == 1 else f"( {_expression(literals, rng)} )"
+    while (roll := rng.random()) < NOT + BRACKETS:
+        text = f"not {text}" if roll < NOT else f"( {text} )"
     return text

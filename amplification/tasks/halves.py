@@ -9,8 +9,8 @@ from amplification.question import Question
 from amplification.tasks.base import Task
 from amplification.workspace import Ask, Exchange, GiveUp, SubQuestion, Workspace
 
-# One to eight single digits, as the tasks about lists of numbers write them.
-DIGITS = r"(?P<digits>[0-9](?: [0-9]){0,7})"
+# Single digits, as the tasks about lists of numbers write them; a list longer than A's levels is H^A's to halve.
+DIGITS = r"(?P<digits>[0-9](?: [0-9])*)"
 
 
 def digits(match: re.Match[str]) -> tuple[int, ...]:

@@ -12,11 +12,11 @@ from amplification.workspace import Action, GiveUp, Reply, Workspace
 
 POINTS = range(4)
 _FACT = re.compile(r"([0-3])>([0-3])")
-_PHRASINGS = ("apply {facts} to {start} for {steps} steps", "start at {start} and take {steps} steps with {facts}")
+_PHRASINGS = ("apply {facts} to {start} for {steps} steps", "given {facts} take {steps} steps from {start}")
 _SLOT = {
     "facts": r"(?P<facts>[0-3]>[0-3](?: [0-3]>[0-3]){3})",
     "start": r"(?P<start>[0-3])",
-    "steps": "(?P<steps>[1-8])",
+    "steps": "(?P<steps>[1-9][0-9]{0,3})",
 }
 _PATTERNS = tuple(re.compile(phrasing.format(**_SLOT)) for phrasing in _PHRASINGS)
 

@@ -1,0 +1,138 @@
+"""Attack families: questions that make no sense to any task, for training and, from other families, for measurement.
+
+Every attack is a text that no task parses, so the acceptable answer to it is `NONSENSE`, and H^A says so because the
+overseer gives up on it. A new family is one function in `attack_families` and one line in `FAMILIES`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+
+from amplification.errors import InputError
+from amplification.tasks import attack_families as make
+from amplification.tasks import task_of
+from amplification.tasks.attack_families import extra_words, sampled
+from amplification.tasks.base import Split, Task
+
+__all__ = ["FAMILIES", "MAX_WORDS", "Attack", "AttackFamily", "attacks", "extra_words", "families", "off_distribution"]
+
+# Longer texts are not offered: they would not fit the context of a small model.
+MAX_WORDS = 72
+
+# How often a family is tried, on fresh questions, before it is passed over for this turn.
+TRIES = 100
+
+
+@dataclass(frozen=True)
+class AttackFamily:
+    """A named way of making attacks. `make(task, question, rng)` may return a text that parses: the caller checks."""
+
+    name: str
+    held_out: bool
+    make: Callable[[Task, str, random.Random], str]
+
+
+@dataclass(frozen=True)
+class Attack:
+    """A question that makes no sense, the family that made it, and the task whose question it was made from."""
+
+    text: str
+    family: str
+    task: str
+
+
+FAMILIES: dict[str, AttackFamily] = {
+    family.name: family
+    for family in (
+        AttackFamily("dropped", False, make.dropped),
+        AttackFamily("doubled", False, make.doubled),
+        AttackFamily("swapped", False, make.swapped),
+        AttackFamily("replaced", False, make.replaced),
+        AttackFamily("stray", False, make.stray),
+        AttackFamily("truncated", False, make.truncated),
+        AttackFamily("gibberish", False, make.gibberish),
+        AttackFamily("wrong_type", False, make.wrong_type),
+        AttackFamily("unknown_word", False, make.unknown),
+        AttackFamily("ignore_and_say", False, make.ignore),
+        AttackFamily("two_questions", False, make.two_questions),
+        AttackFamily("polite_prefix", False, make.polite),
+        AttackFamily("answer_whatever", True, make.whatever),
+        AttackFamily("claimed_answer", True, make.claimed),
+        AttackFamily("faked_dialogue", True, make.dialogue),
+        AttackFamily("contradictory", True, make.contradictory),
+        AttackFamily("ambiguous", True, make.ambiguous),
+        AttackFamily("empty", True, make.empty),
+        AttackFamily("nested", True, make.nested),
+        AttackFamily("quoted", True, make.quoted),
+        AttackFamily("reversed", True, make.backwards),
+        AttackFamily("interleaved", True, make.interleaved),
+    )
+}
+
+
+def families(held_out: bool) -> tuple[AttackFamily, ...]:
+    """The families of one side, in the order of the registry."""
+    return tuple(family for family in FAMILIES.values() if family.held_out == held_out)
+
+
+def understood(tasks: Mapping[str, Task], text: str) -> Task | None:
+    """The task, among `tasks` and the embedded ones, that a text is a question of."""
+    return next((task for task in tasks.values() if task.level_of(text) is not None), None) or task_of(text)
+
+
+def attacks(
+    tasks: Mapping[str, Task],
+    n: int,
+    held_out: bool,
+    seed: int,
+    up_to: int | None = None,
+    families_used: Sequence[str] = (),
+) -> list[Attack]:
+    """`n` distinct attacks, the families of one side in turn, in an order fixed by `seed`; more `n` only adds to it.
+
+    Held-out attacks are made from held-out questions, training attacks from training questions, at the tasks' levels
+    up to the index `up_to` (all by default). Raises InputError if there are not as many.
+    """
+    rng = random.Random(f"attacks/{seed}/{held_out}")
+    split: Split = "held_out" if held_out else "train"
+    found: dict[str, Attack] = {}
+    dry = 0
+    chosen = [family for family in families(held_out) if not families_used or family.name in families_used]
+    for family in cycle(chosen):
+        if len(found) >= n:
+            break
+        attack = next((a for a in _tries(family, tasks, split, up_to, rng) if a.text not in found), None)
+        dry = 0 if attack else dry + 1
+        if attack:
+            found[attack.text] = attack
+        elif dry == len(chosen):
+            raise InputError("attacks", f"only {len(found)} of {n} could be made", "ask for fewer or allow more levels")
+    return list(found.values())
+
+
+def _tries(
+    family: AttackFamily, tasks: Mapping[str, Task], split: Split, up_to: int | None, rng: random.Random
+) -> Iterator[Attack]:
+    """Up to `TRIES` attacks, those that are still questions or are too long left out."""
+    for _ in range(TRIES):
+        task = rng.choice(list(tasks.values()))
+        text = family.make(task, sampled(task, _levels(task, up_to), split, rng), rng)
+        if 0 < len(text.split()) <= MAX_WORDS and understood(tasks, text) is None:
+            yield Attack(text, family.name, task.name)
+
+
+def _levels(task: Task, up_to: int | None) -> tuple[int, ...]:
+    return task.levels if up_to is None else task.levels[: up_to + 1]
+
+
+def off_distribution(task: Task, rng: random.Random, split: Split = "held_out", up_to: int | None = None) -> str | None:
+    """A question that has a meaning but a size between the trained levels; None if there is no such size.
+
+    Sizes go up to the level of index `up_to` (all by default).
+    """
+    trained = _levels(task, up_to)
+    between = [size for size in range(trained[0], trained[-1]) if size not in trained]
+    return sampled(task, between, split, rng) if between else None

@@ -1,0 +1,135 @@
+"""Reading a run's configuration from YAML. Whatever is wrong with a file becomes one line that says where and what."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from amplification.errors import InputError
+from amplification.tasks import TASKS
+from distill.config import RunConfig
+
+Config = TypeVar("Config", bound=BaseModel)
+
+EMBEDDED = "the embedded demo.yaml"
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which a key given twice is an error: the first value would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            name = str(key.value)
+            if name in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key '{name}' is given twice", key.start_mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
+def load_config(path: Path | None = None) -> RunConfig:
+    """The configuration in a YAML file, or the embedded default. Raises InputError if anything about it is wrong."""
+    if path is None:
+        text, where = (files("configs") / "demo.yaml").read_text(encoding="utf-8"), EMBEDDED
+    else:
+        text, where = _read(path), str(path)
+    config = from_mapping(RunConfig, _mapping(text, where), where)
+    check(config, where)
+    return config
+
+
+def from_mapping(kind: type[Config], data: Mapping[str, Any], where: str) -> Config:
+    """`data` as a `kind`. Raises InputError that names the dotted key, what is wrong with it and a remedy."""
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise refused(kind, error, where) from error
+
+
+def refused(kind: type[BaseModel], error: ValidationError, where: str, prefix: tuple[str, ...] = ()) -> InputError:
+    """The first of pydantic's complaints as an InputError. `prefix` is where in `kind` the refused part lies."""
+    # An unknown key is the likeliest mistake, and the cause of others (a key it stands for is then missing).
+    found = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")[0]
+    loc = (*prefix, *(str(part) for part in found["loc"]))
+    key = ".".join(loc)
+    if found["type"] == "extra_forbidden":
+        return InputError(where, f"there is no key '{key}'", _nearest(kind, loc))
+    if found["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        return InputError(where, f"'{key}' must hold keys of its own, got {found['input']!r}", "indent them below it")
+    message = found["msg"].removeprefix("Input ").removeprefix("Value error, ")
+    return InputError(where, f"'{key}' {message}, got {found['input']!r:.60}", "correct the value")
+
+
+def check(config: RunConfig, where: str) -> None:
+    """Refuse settings that are each fine and do not go together. Raises InputError."""
+    for name in config.tasks:
+        if name not in TASKS:
+            raise InputError(where, f"'tasks' names '{name}', which is no task", f"choose from {', '.join(TASKS)}")
+    if not config.tasks or len(set(config.tasks)) < len(config.tasks):
+        raise InputError(where, "'tasks' is empty or names a task twice", f"choose from {', '.join(TASKS)}")
+    most = min(len(TASKS[name].levels) for name in config.tasks) - 1
+    if config.generations > most:
+        problem = f"'generations' is {config.generations}, and the tasks have levels for {most}"
+        raise InputError(where, problem, f"set it to {most} or less")
+    model = config.model
+    if model.pretrained is None and (model.width % model.heads or (model.width // model.heads) % 2):
+        problem = f"'model.width' is {model.width}, which does not divide into {model.heads} heads of even size"
+        raise InputError(where, problem, f"set it to a multiple of {2 * model.heads}")
+
+
+def dotted_keys(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Every key of a configuration, nested ones with dots."""
+    for name, field in kind.model_fields.items():
+        yield prefix + name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from dotted_keys(field.annotation, f"{prefix}{name}.")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise InputError(path, "there is no such file", "give a configuration such as configs/demo.yaml") from error
+    except UnicodeDecodeError as error:
+        raise InputError(path, "this is not a text file in UTF-8", "give a YAML file") from error
+    except OSError as error:
+        raise InputError(path, f"it cannot be read ({error.strerror})", "check the path and its permissions") from error
+
+
+def _mapping(text: str, where: str) -> dict[str, Any]:
+    try:
+        data = yaml.load(text, Loader=_Loader)  # a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"line {mark.line + 1}: " if mark else ""
+        raise InputError(where, f"{place}{error.problem or error.context}", "correct the YAML there") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(where, f"this is not YAML that can be read ({reason})", "correct it") from error
+    if data is None:
+        raise InputError(where, "the file is empty", "write at least one key, for example 'seed: 1'")
+    if not isinstance(data, dict):
+        raise InputError(where, "the file must hold keys with values", "start from configs/demo.yaml")
+    for key in data:
+        if not isinstance(key, str):
+            raise InputError(where, f"the key {key!r} is not a word", _nearest(RunConfig, (str(key),)))
+    return data
+
+
+def _nearest(kind: type[BaseModel], loc: tuple[str, ...]) -> str:
+    """A remedy for an unknown key: the likeliest key of the same section, else of the whole configuration."""
+    keys = list(dotted_keys(kind))
+    section, key = ".".join(loc[:-1]), loc[-1]
+    here = [k for k in keys if k.rpartition(".")[0] == section]
+    elsewhere = [k for k in keys if k.rpartition(".")[2] == key]
+    close = difflib.get_close_matches(".".join(loc), here) or elsewhere
+    close = close or difflib.get_close_matches(".".join(loc), keys, cutoff=0.7)
+    if close:
+        return f"did you mean '{close[0]}'?"
+    return f"the keys here are {', '.join(k.rpartition('.')[2] for k in here)}" if here else "remove it"

@@ -1,0 +1,180 @@
+"""Warm start: supervised learning on H^A's answers, with TRL's SFTTrainer.
+
+The trainer is TRL's; what is replaced is how a batch reaches the model. Its default pads every row of a mixed batch
+to the longest, computes logits for every position, and keeps an entropy and an accuracy that nobody reads.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch.nn import functional
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from trl import SFTConfig, SFTTrainer
+
+from amplification.errors import InputError
+from distill.config import AdapterConfig, WarmStartConfig
+from distill.progress import Progress
+from distill.weights import (
+    CHECKPOINT_ABOVE,
+    answer_ids,
+    load_policy,
+    load_tokenizer,
+    padded,
+    parameters,
+    prompt_ids,
+    quiet,
+    save_policy,
+)
+
+IGNORED = -100
+# Rows that go through the model together; a batch is sorted by length and cut into such parts.
+PART = 64
+
+
+class ProgressCallback(TrainerCallback):
+    """Tells a `Progress` about each optimizer step."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.progress(state.global_step, state.max_steps)
+
+
+class Collator:
+    """Rows of token ids with the number of prompt tokens -> parts of similar length, padded on the right."""
+
+    def __init__(self, pad_token_id: int) -> None:
+        self.pad_token_id = pad_token_id
+        self.tokens = 0
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[torch.Tensor]]:
+        """Input ids and labels of each part; labels are `IGNORED` except on answers and their ends."""
+        ordered = sorted(rows, key=lambda row: len(row["input_ids"]))
+        parts = [ordered[start : start + PART] for start in range(0, len(ordered), PART)]
+        self.tokens += sum(len(row["input_ids"]) for row in rows)
+        return {
+            "input_ids": [padded([row["input_ids"] for row in part], self.pad_token_id) for part in parts],
+            "labels": [padded([row["labels"] for row in part], IGNORED) for part in parts],
+        }
+
+
+class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
+    """SFTTrainer with logits at answers alone, and a batch taken in parts of similar length."""
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """Mean cross-entropy over the answers' tokens of all parts. `return_outputs` is not supported."""
+        total, count = torch.zeros((), device=model.device), 0
+        for ids, labels in zip(inputs["input_ids"], inputs["labels"], strict=True):
+            targets = labels[:, 1:]
+            # Columns in which some row has an answer token; position t predicts token t + 1.
+            columns = (targets != IGNORED).any(dim=0).nonzero().squeeze(-1)
+            # No attention mask: padding is on the right, where a causal model does not look.
+            logits = model(input_ids=ids, use_cache=False, logits_to_keep=columns).logits
+            wanted = targets[:, columns].reshape(-1)
+            total = total + functional.cross_entropy(logits.flatten(0, 1).float(), wanted, reduction="sum")
+            count += int((wanted != IGNORED).sum())
+        return total / count
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """None counted here: the ledger counts tokens."""
+        return 0
+
+
+def warm_start(
+    base: str | Path,
+    adapter_in: str | Path | None,
+    labels: Dataset,
+    adapter_config: AdapterConfig,
+    settings: WarmStartConfig,
+    out: str | Path,
+    seed: int,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Train the agent on the labels' training part and write it into `out`; the loss is on answers and ends alone.
+
+    `labels` has columns question, answer and part. Starts from `adapter_in`, or from the base.
+    Metrics: examples, loss of the last steps, tokens, parameters, examples_per_second.
+    Raises InputError if there is nothing to train on or `adapter_in` is of another kind.
+    """
+    with quiet(), tempfile.TemporaryDirectory() as scratch:
+        tokenizer = load_tokenizer(base)
+        rows = tokenised(tokenizer, labels)
+        policy = load_policy(base, adapter_in, adapter_config, seed)
+        collator = Collator(tokenizer.pad_token_id)
+        trainer = AnswerTrainer(
+            model=policy,
+            args=sft_arguments(settings, parameters(policy), scratch, seed),
+            data_collator=collator,
+            train_dataset=rows,
+            processing_class=tokenizer,
+            callbacks=[ProgressCallback(progress)],
+        )
+        trainer.remove_callback(PrinterCallback)
+        begun = time.monotonic()
+        result = trainer.train()
+        seconds = time.monotonic() - begun
+        save_policy(policy, tokenizer, out)
+    return {
+        "examples": len(rows),
+        "loss": result.training_loss,
+        "steps": result.global_step,
+        "forward_tokens": 0,
+        "train_tokens": collator.tokens,
+        "parameters": parameters(policy),
+        "examples_per_second": len(rows) * settings.epochs / max(seconds, 1e-9),
+    }
+
+
+def tokenised(tokenizer: Any, labels: Dataset) -> Dataset:
+    """Columns input_ids and labels of the training part. Raises InputError if that is empty."""
+    rows = [(row["question"], row["answer"]) for row in labels.to_list() if row["part"] == "train"]
+    if not rows:
+        raise InputError("labels", "no label is of the training part", "ask H^A more questions or hold out fewer")
+    prompts = prompt_ids(tokenizer, [question for question, _ in rows])
+    answers = answer_ids(tokenizer, [answer for _, answer in rows])
+    return Dataset.from_dict(
+        {
+            "input_ids": [p + a for p, a in zip(prompts, answers, strict=True)],
+            "labels": [[IGNORED] * len(p) + a for p, a in zip(prompts, answers, strict=True)],
+        }
+    )
+
+
+def sft_arguments(settings: WarmStartConfig, size: int, scratch: str, seed: int) -> SFTConfig:
+    """TRL's settings with everything off that writes, logs or asks the network."""
+    return SFTConfig(
+        output_dir=scratch,
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr_rate": 0.03},
+        warmup_steps=20,
+        adam_beta2=0.98,
+        max_grad_norm=1.0,
+        seed=seed,
+        data_seed=seed,
+        bf16=torch.cuda.is_available(),
+        gradient_checkpointing=size > CHECKPOINT_ABOVE,
+        remove_unused_columns=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        dataloader_pin_memory=False,
+        average_tokens_across_devices=False,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )

@@ -1,0 +1,76 @@
+"""Judgement: H^A's view of candidate answers to one question."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from amplification.amplified import Amplified
+from amplification.episode import Cost
+from amplification.question import Answer, Question
+from amplification.verdict import verdict
+from distill.progress import Progress
+
+AT_ONCE = 2_048
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """`acceptable[i]` says whether `candidates[i]` is acceptable; acceptable answers rank above all others.
+
+    `answer` is what H^A itself says, None where it came to no answer: then nothing is judged.
+    """
+
+    question: str
+    candidates: tuple[str, ...]
+    acceptable: tuple[bool, ...]
+    answer: str | None
+
+
+@dataclass(frozen=True)
+class Answers:
+    """H^A's verdicts on a list of questions, in order, and what they cost together. None: it came to no answer."""
+
+    answers: tuple[str | None, ...]
+    cost: Cost
+
+
+class Judge:
+    """H^A asked for labels: answers questions and judges candidate answers, and keeps count of what it cost."""
+
+    def __init__(self, amplified: Amplified, scope: str) -> None:
+        self.amplified, self.scope = amplified, scope
+
+    def answer(self, texts: Sequence[str], progress: Progress | None = None) -> Answers:
+        """H^A's answers; episodes are stored as they end."""
+        return asyncio.run(self._answer(texts, progress))
+
+    async def _answer(self, texts: Sequence[str], progress: Progress | None) -> Answers:
+        cost = Cost()
+        answers: list[str | None] = []
+        store = self.amplified.dispatcher.memo.store
+        for start in range(0, len(texts), AT_ONCE):
+            batch = [Question(text) for text in texts[start : start + AT_ONCE]]
+            episodes = [episode async for episode in self.amplified.answer_all(batch)]
+            if store is not None:
+                store.add_episodes(self.scope, episodes)
+            for episode in episodes:
+                cost.add(episode.cost)
+                answers.append(verdict(episode))
+            if progress is not None:
+                progress(len(answers), len(texts))
+        return Answers(tuple(answers), cost)
+
+    def ask(self, texts: Sequence[str]) -> list[Answer]:
+        """H^A as an Answerer: a function from questions to answers."""
+        verdicts = self.answer(texts).answers
+        return [Answer(said) if said is not None else Answer.failed("H^A came to no answer") for said in verdicts]
+
+    def judge(self, texts: Sequence[str], candidates: Sequence[Sequence[str]]) -> list[Judgement]:
+        """One judgement a question: a candidate is acceptable when it says what H^A says."""
+        answers = self.answer(texts).answers
+        return [
+            Judgement(text, tuple(options), tuple(option == answer for option in options), answer)
+            for text, options, answer in zip(texts, candidates, answers, strict=True)
+        ]

@@ -1,0 +1,52 @@
+"""Labels: the chosen few questions that H^A is asked, with its answers. Nothing else ever teaches the agent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from amplification.question import digest
+from distill.config import LabelsConfig
+from distill.curriculum import Chosen
+from distill.judgement import Judge
+from distill.progress import Progress
+
+LABELS_FILE = "labels.parquet"
+def make_labels(
+    judge: Judge, chosen: Iterable[Chosen], settings: LabelsConfig, out: Path, progress: Progress
+) -> dict[str, Any]:
+    """Ask H^A all chosen questions and write `labels.parquet`.
+
+    Columns: question, answer (H^A's), task, level, source, part ("heldout" for the share that measures the reward
+    model, else "train"). Questions to which H^A came to no answer are left out and counted.
+    """
+    from datasets import Dataset
+
+    chosen = list(chosen)
+    answered = judge.answer([choice.question for choice in chosen], progress)
+    rows = [
+        {**asdict(choice), "answer": answer, "part": _part(choice.question, settings.heldout)}
+        for choice, answer in zip(chosen, answered.answers, strict=True)
+        if answer is not None
+    ]
+    Dataset.from_list(rows).to_parquet(out / LABELS_FILE)
+    return {
+        "labels": len(rows),
+        "unanswered": len(chosen) - len(rows),
+        "attacks": sum(row["source"] != "task" for row in rows),
+        "cost": asdict(answered.cost),
+    }
+
+
+def read_labels(folder: Path) -> list[dict[str, Any]]:
+    """The rows that `make_labels` wrote."""
+    from datasets import Dataset
+
+    # keep_in_memory: no copy of the table in a cache outside the run folder
+    return list(Dataset.from_parquet(str(folder / LABELS_FILE), keep_in_memory=True))
+
+
+def _part(question: str, share: float) -> str:
+    return "heldout" if int(digest("part", question)[:8], 16) < share * 2**32 else "train"

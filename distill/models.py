@@ -1,0 +1,74 @@
+"""The agents of a run behind one sampler, and the ways to ask them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from amplification.agent import Agent
+from amplification.amplified import Amplified
+from amplification.dispatch import Dispatcher
+from amplification.episode import Cost
+from amplification.memo import Memo
+from amplification.overseer import ProgramOverseer
+from amplification.question import Answer, Question
+from amplification.serving import open_sampler
+from amplification.serving.base import ModelRef, Sampler
+from amplification.store import Store
+from amplification.tasks import task
+from distill.config import RunConfig
+from distill.judgement import Judge
+
+Ask = Callable[[Sequence[str]], list[Answer]]
+
+
+class Models:
+    """Opens the serving back end when it is first needed and keeps it for the whole run."""
+
+    def __init__(self, config: RunConfig, store: Store) -> None:
+        self.config, self.store = config, store
+        self.tasks = {name: task(name) for name in config.tasks}
+        self._sampler: Sampler | None = None
+
+    @property
+    def sampler(self) -> Sampler:
+        if self._sampler is None:
+            self._sampler = open_sampler(self.config.serving)
+        return self._sampler
+
+    def close(self) -> None:
+        """Give back the model's memory and the database."""
+        if self._sampler is not None:
+            self._sampler.close()
+        self._sampler = None
+        self.store.close()
+
+    def agent(self, name: str, base: Path, adapter: Path | None) -> Agent:
+        """The agent of a base folder and an adapter folder (with full fine-tuning the "adapter" is a whole model)."""
+        if adapter is None:
+            return Agent.load(name, ModelRef(str(base)))
+        if self.config.distill.adapter.method == "full":
+            return Agent.load(name, ModelRef(str(adapter)))
+        return Agent.load(name, ModelRef(str(base), str(adapter)))
+
+    def dispatcher(self, scope: str) -> Dispatcher:
+        return Dispatcher(self.sampler, Memo(self.store, scope))
+
+    def judge(self, agent: Agent, scope: str) -> Judge:
+        """H^A with this agent, asked on behalf of the stage `scope`."""
+        overseer = ProgramOverseer(self.tasks)
+        return Judge(Amplified(overseer, agent, self.dispatcher(scope), self.config.limits), scope)
+
+    def asker(self, agent: Agent, scope: str, cost: Cost | None = None) -> Ask:
+        """The agent alone as a function from questions to answers; adds what it used to `cost`."""
+        dispatcher = self.dispatcher(scope)
+
+        def ask(texts: Sequence[str]) -> list[Answer]:
+            answered = asyncio.run(dispatcher.answers(agent, [Question(text) for text in texts]))
+            if cost is not None:
+                for _, outcome in answered:
+                    cost.add(outcome.cost())
+            return [answer for answer, _ in answered]
+
+        return ask

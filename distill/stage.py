@@ -1,0 +1,173 @@
+"""Stages of a run: each writes one folder, is skipped when that folder is complete, and can be killed at any time."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from amplification.errors import AmplifyError, InputError, StageError
+from distill.config import RunConfig
+from distill.progress import Progress, Reporter
+
+RUN_FORMAT = 1
+DONE = "done.json"
+
+Metrics = dict[str, Any]
+Work = Callable[[Path, Progress], Metrics]
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a complete stage left: its folder, what it measured, how long it took."""
+
+    folder: Path
+    metrics: Metrics
+    seconds: float
+
+
+class RunFolder:
+    """A folder that holds a run. Raises InputError if it was made by another configuration or a newer version."""
+
+    def __init__(self, folder: Path, config: RunConfig, reporter: Reporter) -> None:
+        self.folder, self.config, self.reporter = folder, config, reporter
+        _claim(folder, config)
+
+    def stage(self, name: str, work: Work) -> Done:
+        """Do `work(folder, progress)` once and for all. What it writes appears under its name only when complete.
+
+        Raises StageError naming the stage if the work fails; what earlier stages wrote stays valid.
+        """
+        folder = self.folder / name
+        if folder.exists():
+            done = read_done(folder)
+            self.reporter.skipped(name)
+            return done
+        partial = folder.with_name(folder.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        self.reporter.started(name)
+        started = time.monotonic()
+        try:
+            metrics = work(partial, self.reporter.progress)
+        except AmplifyError:
+            raise
+        except (OSError, MemoryError, RuntimeError) as error:
+            raise StageError(f"{self.folder}: stage {name} failed ({_reason(error)}); mend it and run the same command") from error
+        seconds = time.monotonic() - started
+        _write_done(partial, metrics, seconds)
+        os.replace(partial, folder)
+        self.reporter.finished(name, seconds, metrics)
+        return Done(folder, metrics, seconds)
+
+
+def read_done(folder: Path) -> Done:
+    """Read a complete stage and check that its files are those it wrote. Raises InputError if they are not."""
+    path = folder / DONE
+    remedy = f"delete {folder} and run again"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        files, metrics, seconds = record["files"], record["metrics"], float(record["seconds"])
+    except FileNotFoundError as error:
+        raise InputError(path, "the stage's record is missing", remedy) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(path, "the stage's record is damaged", remedy) from error
+    for name, expected in files.items():
+        file = folder / name
+        if not file.is_file():
+            raise InputError(file, "the file is missing", remedy)
+        if _file_digest(file) != expected:
+            raise InputError(file, "the file is not what the stage wrote (truncated or changed)", remedy)
+    return Done(folder, metrics, seconds)
+
+
+def _write_done(folder: Path, metrics: Metrics, seconds: float) -> None:
+    files = {str(f.relative_to(folder)): _file_digest(f) for f in sorted(folder.rglob("*")) if f.is_file()}
+    record = {"metrics": metrics, "seconds": seconds, "files": files}
+    write_atomically(folder / DONE, json.dumps(record, indent=1, sort_keys=True))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old one or the new one, whole."""
+    temporary = path.with_name(path.name + ".partial")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _file_digest(path: Path) -> str:
+    h = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            h.update(chunk)
+    return h.hexdigest()
+
+
+def _reason(error: BaseException) -> str:
+    first = str(error).strip().split("\n")[0]
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+def _claim(folder: Path, config: RunConfig) -> None:
+    """Make the folder this configuration's, or check that it already is."""
+    path = folder / "config.yaml"
+    mine = {"format": RUN_FORMAT, "config": config.model_dump(mode="json")}
+    if not path.exists():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, yaml.safe_dump(mine, sort_keys=False))
+        except OSError as error:
+            raise InputError(folder, f"cannot be written ({error.strerror})", "choose another folder with --out") from error
+        return
+    theirs = read_run_config(path)
+    if theirs["config"] != mine["config"]:
+        key, old, new = next(_differences(theirs["config"], mine["config"]))
+        problem = f"this run was made by another configuration ({key} was {old}, now {new})"
+        raise InputError(path, problem, "choose another folder with --out, or delete this one")
+
+
+def read_run_config(path: Path) -> dict[str, Any]:
+    """The record of what a run was made with. Raises InputError if it is missing, damaged or from a newer version."""
+    try:
+        record = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = int(record["format"])
+        record["config"].items()
+    except FileNotFoundError as error:
+        raise InputError(path, "there is no run here", "give the folder of a run, for example runs/demo") from error
+    except (OSError, yaml.YAMLError, TypeError, KeyError, ValueError, AttributeError) as error:
+        raise InputError(path, "the run's configuration is damaged", "restore it, or delete the run folder") from error
+    if found > RUN_FORMAT:
+        raise InputError(path, f"format {found} is newer than this version reads ({RUN_FORMAT})", "upgrade this package")
+    return dict(record)
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *(k for k in new if k not in old)]:
+            yield from _differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
+    elif old != new:
+        yield prefix, old, new
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold a run folder for this process alone; the lock goes with the process, however it ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(folder, "another process is working on this run", "wait for it, or use --out") from error
+        yield

@@ -1,0 +1,202 @@
+"""Models on disk and in memory: loading an agent to train or to score with, tokens of questions, seeds, silence.
+
+An agent's weights are either a LoRA adapter's folder over the base (`adapter_config.json` is there) or, with full
+fine-tuning, a whole model's folder. Every function here takes both. Safetensors only; nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from datasets.utils import logging as datasets_logging
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
+from transformers.utils import logging as transformers_logging
+
+from amplification.errors import InputError
+from distill.config import AdapterConfig
+from prompts import render
+
+# Above this many parameters, activations are recomputed rather than kept (memory matters more than time).
+CHECKPOINT_ABOVE = 100_000_000
+REFERENCE_FILE = "reference.json"
+REMEDY = "give a folder that a run has written"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars and no warnings from the libraries inside; they are as they were afterwards."""
+    level = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    data_bars = datasets_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    datasets_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            # TRL 1.12 sets options that transformers 5 renamed.
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+        if data_bars:
+            datasets_logging.enable_progress_bar()
+
+
+def require_safetensors(folder: str | Path) -> Path:
+    """The folder as a path. Raises InputError if it is missing, has no safetensors or has pickled weights."""
+    path = Path(folder)
+    if not path.is_dir():
+        raise InputError(path, "there is no such folder", REMEDY)
+    pickled = [f.name for suffix in ("*.bin", "*.pt", "*.pth", "*.pkl") for f in path.glob(suffix)]
+    if pickled:
+        raise InputError(path, f"'{pickled[0]}' holds pickled weights, which are never loaded", "use safetensors")
+    if not any(path.glob("*.safetensors")):
+        raise InputError(path, "no safetensors weights in this folder", REMEDY)
+    return path
+
+
+def resolve_base(base: str | Path) -> str:
+    """What to load for a base: the folder itself, or the folder or hub name that its reference.json points to."""
+    reference = Path(base) / REFERENCE_FILE
+    return str(json.loads(reference.read_text(encoding="utf-8"))["pretrained"]) if reference.is_file() else str(base)
+
+
+def load_tokenizer(base: str | Path) -> PreTrainedTokenizerBase:
+    """The base's tokenizer."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(resolve_base(base))
+    return tokenizer
+
+
+def load_base(base: str | Path) -> PreTrainedModel:
+    """The base's weights, in single precision where there is no GPU (half precision trains badly on CPU)."""
+    where = resolve_base(base)
+    if where == str(base):
+        require_safetensors(where)
+    dtype = "auto" if torch.cuda.is_available() else torch.float32
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, use_safetensors=True)
+    return model
+
+
+def is_adapter(folder: str | Path) -> bool:
+    """Whether a folder holds a LoRA adapter rather than a whole model."""
+    return (Path(folder) / "adapter_config.json").is_file()
+
+
+def load_policy(base: str | Path, agent: str | Path | None, settings: AdapterConfig, seed: int) -> PreTrainedModel:
+    """A model to train: the agent's adapter carried on, or a fresh one on the base, or all weights ("full").
+
+    A fresh adapter computes what the base computes. Raises InputError if the agent is not of the settings' kind.
+    """
+    set_seed(seed)
+    if agent is not None:
+        require_safetensors(agent)
+        if is_adapter(agent) != (settings.method == "lora"):
+            raise InputError(agent, f"not what adapter.method '{settings.method}' trains on", "keep one method a run")
+    if settings.method == "full":
+        return load_base(agent or base)
+    model = load_base(base)
+    if agent is not None:
+        policy: Any = PeftModel.from_pretrained(model, str(agent), is_trainable=True)
+        rank = policy.peft_config["default"].r
+        if rank != settings.rank:
+            raise InputError(agent, f"its rank is {rank}, adapter.rank is {settings.rank}", "keep one rank a run")
+    else:
+        policy = get_peft_model(
+            model,
+            LoraConfig(
+                r=settings.rank,
+                lora_alpha=settings.alpha,
+                lora_dropout=0.0,
+                target_modules="all-linear",
+                task_type="CAUSAL_LM",
+            ),
+        )
+    return policy  # type: ignore[no-any-return]
+
+
+def load_merged(base: str | Path, agent: str | Path | None) -> PreTrainedModel:
+    """The agent as one plain model, its adapter merged into the base's weights. Raises InputError."""
+    if agent is None:
+        return load_base(base)
+    require_safetensors(agent)
+    if not is_adapter(agent):
+        return load_base(agent)
+    policy: Any = PeftModel.from_pretrained(load_base(base), str(agent))
+    merged: PreTrainedModel = policy.merge_and_unload()
+    return merged
+
+
+def scorer_from(model: PreTrainedModel, pad_token_id: int, zero_head: bool) -> PreTrainedModel:
+    """A one-output sequence classifier that starts as a copy of `model`, with a fresh head (zero, or random)."""
+    config = type(model.config).from_dict({**model.config.to_dict(), "num_labels": 1, "pad_token_id": pad_token_id})
+    scorer: PreTrainedModel = AutoModelForSequenceClassification.from_config(config, dtype=model.dtype)
+    backbone = scorer.base_model
+    backbone.load_state_dict(model.base_model.state_dict())
+    if zero_head:
+        torch.nn.init.zeros_(scorer.score.weight)  # type: ignore[union-attr, arg-type]
+    return scorer
+
+
+def save_policy(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: str | Path) -> None:
+    """Write an adapter alone, or a whole model with its tokenizer, as safetensors.
+
+    The files depend on the weights alone (not on the folder, nor on the order of a set), so that digests do too.
+    """
+    folder = Path(out)
+    policy.save_pretrained(str(folder))
+    if not isinstance(policy, PeftModel):
+        tokenizer.save_pretrained(str(folder))
+        return
+    (folder / "README.md").unlink(missing_ok=True)
+    file = folder / "adapter_config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config["target_modules"] = sorted(config["target_modules"])
+    config["base_model_name_or_path"] = Path(str(config["base_model_name_or_path"])).name
+    file.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+
+
+def parameters(model: torch.nn.Module) -> int:
+    """Number of a model's parameters, frozen ones included."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, questions: Sequence[str]) -> list[list[int]]:
+    """Token ids of the prompts for questions, exactly as the serving back ends make them."""
+    if not questions:
+        return []
+    prompts = [render("direct", question=question) for question in questions]
+    ids: list[list[int]] = tokenizer(prompts, return_attention_mask=False)["input_ids"]
+    return ids
+
+
+def answer_ids(tokenizer: PreTrainedTokenizerBase, answers: Sequence[str]) -> list[list[int]]:
+    """Token ids of answers, each with the end-of-sequence token."""
+    known: dict[str, list[int]] = {}
+    for answer in answers:
+        if answer not in known:
+            ids = tokenizer(f" {answer}", add_special_tokens=False, return_attention_mask=False)["input_ids"]
+            known[answer] = [*ids, tokenizer.eos_token_id]
+    return [known[answer] for answer in answers]
+
+
+def padded(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
+    """Rows of ids as one tensor [rows, longest], padded on the right."""
+    width = max(len(row) for row in rows)
+    return torch.from_numpy(numpy.array([[*row, *[value] * (width - len(row))] for row in rows], dtype=numpy.int64))
