@@ -7,7 +7,7 @@ overseer gives up on it. A new family is one function in `attack_families` and o
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import cycle
 
@@ -21,6 +21,9 @@ __all__ = ["FAMILIES", "MAX_WORDS", "Attack", "AttackFamily", "attacks", "extra_
 
 # Longer texts are not offered: they would not fit the context of a small model.
 MAX_WORDS = 72
+
+# The label, in place of a family, of questions that have a meaning.
+OFF_DISTRIBUTION = "off_distribution"
 
 # How often a family is tried, on fresh questions, before it is passed over for this turn.
 TRIES = 100
@@ -37,7 +40,7 @@ class AttackFamily:
 
 @dataclass(frozen=True)
 class Attack:
-    """A question that makes no sense, the family that made it, and the task whose question it was made from."""
+    """A question off the distribution: its family and the task that it is of, or whose question it was made from."""
 
     text: str
     family: str
@@ -83,14 +86,7 @@ def understood(tasks: Mapping[str, Task], text: str) -> Task | None:
     return next((task for task in tasks.values() if task.level_of(text) is not None), None) or task_of(text)
 
 
-def attacks(
-    tasks: Mapping[str, Task],
-    n: int,
-    held_out: bool,
-    seed: int,
-    up_to: int | None = None,
-    families_used: Sequence[str] = (),
-) -> list[Attack]:
+def attacks(tasks: Mapping[str, Task], n: int, held_out: bool, seed: int, up_to: int | None = None) -> list[Attack]:
     """`n` distinct attacks, the families of one side in turn, in an order fixed by `seed`; more `n` only adds to it.
 
     Held-out attacks are made from held-out questions, training attacks from training questions, at the tasks' levels
@@ -100,15 +96,14 @@ def attacks(
     split: Split = "held_out" if held_out else "train"
     found: dict[str, Attack] = {}
     dry = 0
-    chosen = [family for family in families(held_out) if not families_used or family.name in families_used]
-    for family in cycle(chosen):
+    for family in cycle(families(held_out)):
         if len(found) >= n:
             break
         attack = next((a for a in _tries(family, tasks, split, up_to, rng) if a.text not in found), None)
         dry = 0 if attack else dry + 1
         if attack:
             found[attack.text] = attack
-        elif dry == len(chosen):
+        elif dry == len(FAMILIES):
             raise InputError("attacks", f"only {len(found)} of {n} could be made", "ask for fewer or allow more levels")
     return list(found.values())
 
@@ -128,11 +123,22 @@ def _levels(task: Task, up_to: int | None) -> tuple[int, ...]:
     return task.levels if up_to is None else task.levels[: up_to + 1]
 
 
-def off_distribution(task: Task, rng: random.Random, split: Split = "held_out", up_to: int | None = None) -> str | None:
-    """A question that has a meaning but a size between the trained levels; None if there is no such size.
+def off_distribution(
+    tasks: Mapping[str, Task], n: int, seed: int, split: Split = "held_out", up_to: int | None = None
+) -> list[Attack]:
+    """Up to `n` distinct questions that have a meaning but a size between the trained levels, the tasks in turn.
 
-    Sizes go up to the level of index `up_to` (all by default).
+    Sizes go up to the level of index `up_to` (all by default); without such a size there are no questions. Their
+    family is "off_distribution".
     """
-    trained = _levels(task, up_to)
-    between = [size for size in range(trained[0], trained[-1]) if size not in trained]
-    return sampled(task, between, split, rng) if between else None
+    rng = random.Random(f"off distribution/{seed}/{split}")
+    found: dict[str, Attack] = {}
+    for place in range(TRIES * n):
+        if len(found) == n:
+            break
+        task = list(tasks.values())[place % len(tasks)]
+        trained = _levels(task, up_to)
+        if between := [size for size in range(trained[0], trained[-1]) if size not in trained]:
+            text = sampled(task, between, split, rng)
+            found.setdefault(text, Attack(text, OFF_DISTRIBUTION, task.name))
+    return list(found.values())

@@ -67,7 +67,7 @@ def test_with_an_exact_agent_every_level_is_exact(name: str) -> None:
 def test_a_list_far_beyond_the_agents_levels_is_answered_by_copies_of_itself() -> None:
     sampler = ExactSampler()
     digits = " ".join(str(n % 10) for n in range(1_000))
-    result = ask(f"sum of {digits}", sampler, workspace_chars=8_000)
+    result = ask(f"sum of {digits}", sampler, workspace_chars=8_000, calls=4_000)
     assert result.answer.text == "4500"
     assert max(len(text.split()) for batch in sampler.batches for text in batch) <= len("sum of".split()) + 8
 
