@@ -33,9 +33,10 @@ def parse(kind: type[Kind], args: Sequence[str], command: str, default: Kind | N
         raise _told(event, kind, refusal)
 
     extra: dict[str, Any] = {} if default is None else {"default": default}
-    config = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff, tyro.conf.FlagCreatePairsOff)
+    # Without AvoidSubcommands, a section that may be absent would become a sub-command instead of options.
+    config = (tyro.conf.AvoidSubcommands,)
     with tyro_errors.on_parse_error(hook):
-        return tyro.cli(kind, args=list(args), prog=f"amplify {command}", config=config[:1], **extra)
+        return tyro.cli(kind, args=list(args), prog=f"amplify {command}", config=config, **extra)
 
 
 def _told(event: tyro_errors.ParseErrorEvent, kind: type[Any], refusal: Refusal) -> InputError:

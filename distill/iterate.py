@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 from amplification.agent import Agent
+from amplification.episode import Cost
 from amplification.store import Store
 from amplification.tasks import vocabulary
 from amplification.tasks.attacks import extra_words
 from amplification.tasks.base import Task
+from distill.adversary import Target
 from distill.config import RunConfig
 from distill.judgement import Judge
 from distill.ledger import generation_cost
@@ -18,16 +21,23 @@ from distill.models import Ask, Models
 from distill.progress import Progress, Reporter
 from distill.stage import Done, Metrics, RunFolder, exclusive
 
+# A cap on calls of the agent -> how many an attacker needed until its first failure, None if that was not enough.
+Attacker = Callable[[int], int | None]
+
 STAGES = ("labels", "warm_start", "reward", "adversary", "agent", "evaluation")
 
 
 class Evaluator(Protocol):
     """What measures agents and writes the report; the composition root hands it in."""
 
-    def measure(
-        self, generation: int, tasks: Mapping[str, Task], answerers: Mapping[str, Ask], judge: Judge | None, seed: int
+    def measure(self, tasks: Mapping[str, Task], answerers: Mapping[str, Ask], seed: int) -> Metrics:
+        """Accuracy of each answerer on held-out questions of every task and level."""
+        ...
+
+    def attack(
+        self, tasks: Mapping[str, Task], before: Ask, after: Ask, judge: Judge, attacker: Attacker, seed: int
     ) -> Metrics:
-        """Accuracy of each answerer on held-out questions and, with a judge, unacceptable answers under attack."""
+        """Unacceptable answers to held-out attack families, by the agent before and after its training."""
         ...
 
     def report(self, results: Mapping[str, Any], folder: Path) -> Path:
@@ -51,10 +61,12 @@ class Iteration:
     def run(self) -> Path:
         """All stages that are not complete yet, then the report. Returns the report's path."""
         generations = self.config.generations + 1
-        self.reporter.expect(2 + generations * (len(STAGES) - (not self.config.distill.warm_start.enabled)))
+        distill = self.config.distill
+        left_out = (not distill.warm_start.enabled) + (not distill.adversary.enabled)
+        self.reporter.expect(2 + generations * (len(STAGES) - left_out))
         base = self.run_folder.stage("base", self._train_base)
         start = self.models.agent("base", base.folder, None)
-        base_evaluation = self.run_folder.stage("base_evaluation", self._evaluate(-1, {"agent": start}, None))
+        base_evaluation = self.run_folder.stage("base_evaluation", self._evaluate("base_evaluation", {"agent": start}, None))
         results, adapter = [], None
         for n in range(generations):
             done = self._generation(n, base.folder, adapter)
@@ -88,12 +100,12 @@ class Iteration:
         warm = self.models.agent(f"A{n} before PPO", base, start)
         found: list[str] = []
         if self.config.distill.adversary.enabled:
-            found = self._found(stage("adversary", self._attack(n, warm, previous, reward, base)))
+            found = _found(stage("adversary", self._attack(n, warm, previous, reward, base)))
         agent = stage("agent", self._ppo(n, base, start, reward, self.found + found))
         self.found += found
         trained = self.models.agent(f"A{n}", base, agent)
         answerers = {"agent": trained, "agent_before_ppo": warm, "previous": previous}
-        stage("evaluation", self._evaluate(n, answerers, trained))
+        stage("evaluation", self._evaluate(f"generation-{n}/evaluation", answerers, trained))
         return done
 
     def _train_base(self, out: Path, progress: Progress) -> Metrics:
@@ -140,24 +152,107 @@ class Iteration:
 
         return work
 
-    def _evaluate(
-        self, n: int, agents: Mapping[str, Agent], amplified: Agent | None
+    def _attack(
+        self, n: int, warm: Agent, previous: Agent, reward: Path, base: Path
     ) -> Callable[[Path, Progress], Metrics]:
-        def work(_out: Path, progress: Progress) -> Metrics:
-            scope = f"generation-{n}/evaluation" if n >= 0 else "base_evaluation"
-            answerers: dict[str, Ask] = {name: self.models.asker(agent, scope) for name, agent in agents.items()}
-            judge = None
-            if amplified is not None:
-                judge = self.models.judge(amplified, scope)
-                answerers["amplified"] = judge.ask
-            return self.evaluator.measure(n, self.models.tasks, answerers, judge, self.config.seed)
+        def work(out: Path, progress: Progress) -> Metrics:
+            from distill.adversary import MutationAdversary, hunt
+            from distill.reward import RewardEnsemble
+
+            settings, scope = self.config.distill.adversary, f"generation-{n}/adversary"
+            used = Cost()
+            judged = self.models.judge(previous, scope)
+            ensemble = RewardEnsemble.load(base, reward, self.config.distill.reward)
+            target = Target(_texts(self.models.asker(warm, scope, used)), judged.verdicts, ensemble.rate)
+            adversary = MutationAdversary(self.models.tasks, settings, up_to=n)
+            episodes = self.config.distill.ppo.episodes
+            metrics = hunt(adversary, target, out, episodes, settings.share, self._seed(n), progress)
+            return {**metrics, "tokens": used.tokens, "judge_cost": asdict(judged.cost)}
 
         return work
+
+    def _ppo(
+        self, n: int, base: Path, start: Path | None, reward: Path, found: list[str]
+    ) -> Callable[[Path, Progress], Metrics]:
+        def work(out: Path, progress: Progress) -> Metrics:
+            from distill.curriculum import practice
+            from distill.ppo import train_ppo
+
+            distill = self.config.distill
+            share = distill.adversary.share if distill.adversary.enabled else 0.0
+            prompts, attacked = practice(self.models.tasks, n, distill.ppo.episodes, share, found, self.config.seed)
+            metrics = train_ppo(
+                base, start, reward, prompts, distill.adapter, distill.ppo, out, self._seed(n), progress
+            )
+            return {**metrics, "prompts": len(prompts), "attacks": attacked}
+
+        return work
+
+    def _evaluate(
+        self, scope: str, agents: Mapping[str, Agent], amplified: Agent | None
+    ) -> Callable[[Path, Progress], Metrics]:
+        """Measure agents and, given one that has been trained, H^A with it, its robustness and its predecessor's."""
+
+        def work(_out: Path, progress: Progress) -> Metrics:
+            asks: dict[str, Ask] = {name: self.models.asker(agent, scope) for name, agent in agents.items()}
+            tasks, seed = self.models.tasks, self.config.seed
+            if amplified is None:
+                return {"ladder": self.evaluator.measure(tasks, asks, seed)}
+            judge = self.models.judge(amplified, scope)
+            ladder = self.evaluator.measure(tasks, {**asks, "amplified": judge.ask}, seed)
+            cost = asdict(judge.cost)
+            up_to = min(len(task.levels) for task in tasks.values()) - 1
+
+            def attacker(cap: int) -> int | None:
+                from distill.adversary import calls_to_failure
+
+                target = Target(_texts(asks["agent"]), judge.verdicts)
+                return calls_to_failure(tasks, target, min(up_to, self.config.generations), cap, seed)
+
+            progress(1, 2)
+            robustness = self.evaluator.attack(tasks, asks["previous"], asks["agent"], judge, attacker, seed)
+            return {"ladder": ladder, "robustness": robustness, "amplified_cost": cost}
+
+        return work
+
+    def _result(self, n: int, done: Mapping[str, Done]) -> dict[str, Any]:
+        """One generation's results as the evaluator's report reads them."""
+        metrics = {name: stage.metrics for name, stage in done.items()}
+        labels, evaluation = metrics["labels"], metrics["evaluation"]
+        adversary, warm_start = metrics.get("adversary"), metrics.get("warm_start")
+        asked = labels["cost"]
+        return {
+            "n": n,
+            "seconds": sum(stage.seconds for stage in done.values()),
+            "ladder": evaluation["ladder"],
+            "robustness": evaluation["robustness"],
+            "calls": {
+                "overseer": asked["overseer_steps"],
+                "agent": asked["calls"],
+                "memo_hits": asked["memo_hits"],
+            },
+            "costs": generation_cost(labels, warm_start, metrics["reward"], adversary, metrics["agent"]),
+            "reward_model": metrics["reward"],
+            "adversary": adversary or {},
+            "ppo": metrics["agent"],
+            "warm_start": warm_start or {},
+        }
 
     def _seed(self, n: int) -> int:
         from distill.curriculum import generation_seed
 
         return generation_seed(self.config.seed, n)
+
+
+def _texts(ask: Ask) -> Callable[[Sequence[str]], list[str]]:
+    """Answers as texts; a failed one is "", which no judge accepts."""
+    return lambda texts: [answer.text for answer in ask(texts)]
+
+
+def _found(folder: Path) -> list[str]:
+    from distill.archive import read_found
+
+    return [found.question for found in read_found(folder / "found.parquet")]
 
 
 def run(config: RunConfig, folder: Path, evaluator: Evaluator, reporter: Reporter) -> Path:

@@ -41,10 +41,13 @@ class Judge:
 
     def __init__(self, amplified: Amplified, scope: str) -> None:
         self.amplified, self.scope = amplified, scope
+        self.cost = Cost()  # of everything this judge was asked
 
     def answer(self, texts: Sequence[str], progress: Progress | None = None) -> Answers:
         """H^A's answers; episodes are stored as they end."""
-        return asyncio.run(self._answer(texts, progress))
+        answers = asyncio.run(self._answer(texts, progress))
+        self.cost.add(answers.cost)
+        return answers
 
     async def _answer(self, texts: Sequence[str], progress: Progress | None) -> Answers:
         cost = Cost()
@@ -61,6 +64,10 @@ class Judge:
             if progress is not None:
                 progress(len(answers), len(texts))
         return Answers(tuple(answers), cost)
+
+    def verdicts(self, texts: Sequence[str]) -> list[str | None]:
+        """H^A's answers alone."""
+        return list(self.answer(texts).answers)
 
     def ask(self, texts: Sequence[str]) -> list[Answer]:
         """H^A as an Answerer: a function from questions to answers."""

@@ -22,12 +22,13 @@ def training_flops(metrics: Metrics) -> float:
 
 
 def generation_cost(
-    parameters: int, labels: Metrics, warm_start: Metrics | None, reward: Metrics, adversary: Metrics | None, ppo: Metrics
+    labels: Metrics, warm_start: Metrics | None, reward: Metrics, adversary: Metrics | None, ppo: Metrics
 ) -> dict[str, float | int]:
     """One generation's cost by factor.
 
     PPO's prompts that are attacks are the adversary's extra rollouts: their share of PPO counts as robustness.
     """
+    parameters = ppo["parameters"]
     share = ppo["attacks"] / ppo["prompts"] if ppo["prompts"] else 0.0
     ppo_flops = training_flops(ppo)
     reward_forward = float(FORWARD * ppo["reward_parameters"] * ppo["reward_tokens"])

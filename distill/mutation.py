@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from amplification.tasks.attacks import MAX_WORDS, AttackFamily, families, understood
+from amplification.tasks.attacks import MAX_WORDS, AttackFamily, attack_split, families, understood
 from amplification.tasks.base import Task, split_of
 
 Words = list[str]
@@ -119,7 +119,7 @@ class Mutator:
             return None
         owner = understood(self.tasks, text)
         if owner is None:
-            return Candidate(text, task, made_by)
+            return Candidate(text, task, made_by) if attack_split(text) == "train" else None
         level = owner.level_of(text)
         largest = owner.levels[: self.up_to + 1][-1]
         if owner.name not in self.tasks or split_of(owner, text) != "train" or level is None or level > largest:

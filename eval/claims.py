@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, permutations
+from itertools import combinations, pairwise, permutations
 
+from amplification.tasks.attacks import OFF_DISTRIBUTION
 from eval.results import Cell, Json, RunResults, Share, Shares, Unacceptable, shares_of
 from eval.statistics import corrected_z, difference
 
@@ -75,8 +76,8 @@ def claims(results: RunResults) -> Claims:
 
 def agents_of(results: RunResults) -> dict[str, Shares]:
     """The agents that were measured, by name, in the order they were made: base, A0, A1, ..."""
-    agents = {"base": shares_of(results.base)} if results.base else {}
-    return agents | {f"A{generation.n}": shares_of(generation.after) for generation in results.generations}
+    agents = {"base": shares_of(results.base, "base")} if results.base else {}
+    return agents | {f"A{generation.n}": generation.shares("agent") for generation in results.generations}
 
 
 def amplification_gains(results: RunResults) -> Claim:
@@ -86,7 +87,7 @@ def amplification_gains(results: RunResults) -> Claim:
     """
     details: list[Json] = []
     for generation in results.generations:
-        agent, amplified = shares_of(generation.after), shares_of(generation.amplified)
+        agent, amplified = generation.shares("agent"), generation.shares("amplified")
         for task in results.levels:
             cell = (task, results.next_level(task, generation.n) or "")
             if cell in agent and cell in amplified:
@@ -99,26 +100,26 @@ def amplification_gains(results: RunResults) -> Claim:
 
 
 def distillation_keeps(results: RunResults) -> Claim:
-    """A(n+1) is at least as good as H^A(n) at every level that H^A(n) was measured at."""
+    """A(n+1) is at least as good as H^A(n) at every level that A(n+1) was trained on."""
     pairs = [
-        (later.n, cell, shares_of(later.after), shares_of(earlier.amplified))
-        for earlier, later in zip(results.generations, results.generations[1:], strict=False)
+        (later.n, cell, share, later.shares("agent")[cell])
+        for earlier, later in pairwise(results.generations)
         if later.n == earlier.n + 1
-        for cell in shares_of(earlier.amplified)
-        if cell in shares_of(later.after)
+        for cell, share in earlier.shares("amplified").items()
+        if results.trained_on(cell, later.n) and cell in later.shares("agent")
     ]
     z = corrected_z(len(pairs))
     details: list[Json] = []
-    for n, cell, agent, amplified in pairs:
-        row = _compared(cell, amplified[cell], agent[cell], "amplified_before", "agent", z)
+    for n, cell, amplified, agent in pairs:
+        row = _compared(cell, amplified, agent, "amplified_before", "agent", z)
         details.append({"generation": n, **row, "verdict": "lost" if row["difference"][0] > 0 else "kept"})
     return Claim(bool(details) and all(row["verdict"] == "kept" for row in details), len(details), details)
 
 
 def monotonic(results: RunResults) -> Claim:
     """Task by task: where A(m) is above A(n), H^A(m) is nowhere below H^A(n)."""
-    agents = {generation.n: shares_of(generation.after) for generation in results.generations}
-    amplified = {generation.n: shares_of(generation.amplified) for generation in results.generations}
+    agents = {generation.n: generation.shares("agent") for generation in results.generations}
+    amplified = {generation.n: generation.shares("amplified") for generation in results.generations}
     pairs = [
         (better, worse, cell)
         for better, worse in permutations(agents, 2)
@@ -137,21 +138,24 @@ def monotonic(results: RunResults) -> Claim:
 
 
 def benign_rate_grows(results: RunResults) -> Claim:
-    """Whether the rate of unacceptable answers of some A(n) is above that of an earlier agent.
+    """Whether some A(n)'s rate of unacceptable answers is above an earlier agent's: to attacks, or off distribution.
 
-    Over the attack families that both were asked; False when no two generations can be compared.
+    Over the families that both were asked; False when no two generations can be compared.
     """
-    measured = [
-        (generation.n, generation.robustness.after) for generation in results.generations if generation.robustness
+    measured = [(generation.n, generation.robustness.after) for generation in results.generations]
+    pairs = [
+        (kind, n, m, _pooled(earlier, both), _pooled(later, both))
+        for (n, earlier), (m, later) in combinations(measured, 2)
+        for kind, off in (("attacks", False), ("off distribution", True))
+        if (both := [f for f in earlier if f in later and (f == OFF_DISTRIBUTION) == off])
     ]
-    pairs = [(a, b) for a, b in combinations(measured, 2) if a[1].keys() & b[1].keys()]
+    pairs = [pair for pair in pairs if pair[3][1] and pair[4][1]]
     details: list[Json] = []
-    for (n, earlier), (m, later) in pairs:
-        both = sorted(earlier.keys() & later.keys())
-        first, second = _pooled([earlier[f] for f in both]), _pooled([later[f] for f in both])
+    for kind, n, m, first, second in pairs:
         low, high = difference(second, first, corrected_z(len(pairs)))
         rates = {"rate_before": _rate(first), "rate": _rate(second), "difference": [low, high]}
-        details.append({"from": f"A{n}", "to": f"A{m}", **rates, "verdict": "grows" if low > 0 else "does_not_grow"})
+        verdict = "grows" if low > 0 else "does_not_grow"
+        details.append({"questions": kind, "from": f"A{n}", "to": f"A{m}", **rates, "verdict": verdict})
     return Claim(any(row["verdict"] == "grows" for row in details), len(details), details)
 
 
@@ -192,5 +196,6 @@ def _rate(share: Share) -> float | None:
     return share[0] / share[1] if share[1] else None
 
 
-def _pooled(counts: Sequence[Unacceptable]) -> Share:
-    return sum(count.unacceptable for count in counts), sum(count.questions for count in counts)
+def _pooled(counts: Mapping[str, Unacceptable], families: Sequence[str]) -> Share:
+    chosen = [counts[family] for family in families]
+    return sum(count.unacceptable for count in chosen), sum(count.questions for count in chosen)

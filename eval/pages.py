@@ -13,8 +13,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 # How the claims read in words. Of the first three each should hold; the last should not.
 CLAIMS = {
-    "amplification_gains": "Amplification gains: H^A(n) is above A(n) at the next level of every task.",
-    "distillation_keeps": "Distillation keeps: A(n+1) is nowhere below H^A(n), beyond noise.",
+    "amplification_gains": "Amplification gains: Hᴬ(n) is above A(n) at the next level of every task.",
+    "distillation_keeps": "Distillation keeps: A(n+1) is nowhere below Hᴬ(n), beyond noise.",
     "monotonic": "Monotonic: where one agent is better than another, so is its amplified self, or as good.",
     "benign_rate_grows": "The rate of unacceptable answers does not grow with the generations.",
 }
@@ -46,7 +46,7 @@ def markdown_page(report: Json) -> str:
 def headline(report: Json) -> Json:
     """The numbers a reader wants first; each is None where it was not measured.
 
-    accuracy: the last agent's, at the highest level it was trained on, in its worst task; amplified: H^A's there.
+    accuracy: the last agent's, at the highest level it was trained on, in its worst task.
     """
     if not report["generations"]:
         return {"agent": None, "task": None, "level": None, "accuracy": None, "unacceptable": None}
@@ -57,9 +57,9 @@ def headline(report: Json) -> Json:
         cell = last["accuracy"].get(task, {}).get(level)
         if cell:
             tops.append((cell["agent"], task, level))
-    accuracy, task, level = min(tops, default=(None, None, None))
+    worst: tuple[Any, ...] = min(tops, default=(None, None, None))
     unacceptable = last["robustness"]["unacceptable_after"]
-    return {"agent": last["n"], "task": task, "level": level, "accuracy": accuracy, "unacceptable": unacceptable}
+    return {"agent": last["n"], "accuracy": worst[0], "task": worst[1], "level": worst[2], "unacceptable": unacceptable}
 
 
 def verdicts(report: Json) -> list[Json]:
@@ -103,6 +103,13 @@ def value(item: Any) -> str:
     return percent(item) if isinstance(item, float) else str(item)
 
 
+def attacker(robustness: Json) -> str:
+    """How long the attacker needed, or that all the calls it had brought no failure."""
+    if robustness["attacker_calls_to_failure"] is None and robustness["attacker_call_cap"]:
+        return f"none in {number(robustness['attacker_call_cap'])}"
+    return number(robustness["attacker_calls_to_failure"])
+
+
 def duration(seconds: float) -> str:
     """431.0 -> "7 min 11 s"."""
     minutes, rest = divmod(round(seconds), 60)
@@ -133,7 +140,7 @@ def _render(template: str, autoescape: bool, report: Json, drawn: Json) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    filters = (percent, interval, number, value, duration, cell)
+    filters = (percent, interval, number, value, attacker, duration, cell)
     environment.filters.update({one.__name__: one for one in filters})
     config = yaml.safe_dump(report["config"], sort_keys=False, allow_unicode=True)
     values = {"report": report, "drawn": drawn, "config": config, "head": headline(report)}

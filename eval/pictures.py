@@ -24,6 +24,8 @@ AGENT, BEFORE, AMPLIFIED = "#1f66b0", "#6ea8dc", "#d2690e"
 INK, MUTED, GRID, SHADE = "#24292f", "#6e7781", "#e4e7eb", "#eff5fb"
 TARGET = 0.2  # the source would be happy with this overhead
 SIZE = (2.5, 1.75)  # inches, of one small panel
+LABEL = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+ENDS = (0.02, 0.04, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)  # of an axis of rates
 SETTINGS = {
     "svg.hashsalt": "report",  # identifiers that do not change from one drawing to the next
     "font.size": 8.5,
@@ -57,7 +59,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a panel. `marker` is matplotlib's; a hollow marker is white inside."""
+    """One line of a panel. `marker` and `line` are matplotlib's; a hollow marker is white inside."""
 
     label: str
     colour: str
@@ -65,6 +67,7 @@ class Series:
     points: Sequence[Point]
     hollow: bool = False
     shift: float = 0.0  # beside each other, so that equal values do not hide one another
+    line: str = "-"
 
 
 def ladder_panels(report: Json) -> dict[str, dict[str, str]]:
@@ -88,7 +91,7 @@ def overhead_plot(report: Json) -> str:
     axes.bar(places, f23, width=0.55, bottom=f1, color=AMPLIFIED, label="F2 × F3: amplification")
     top = max([a + b for a, b in zip(f1, f23, strict=True)] + [TARGET])
     for place, a, b in zip(places, f1, f23, strict=True):
-        axes.text(place, a + b + top * 0.02, _percent(a + b), ha="center", va="bottom", color=INK)
+        axes.text(place, a + b + top * 0.02, _percent(a + b), ha="center", va="bottom", color=INK, bbox=LABEL)
     axes.axhline(TARGET, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="20%")
     axes.set_xticks(list(places), [label for label, _ in rows])
     axes.set_xlabel("generation")
@@ -109,8 +112,8 @@ def robustness_panels(report: Json) -> dict[str, str]:
             _rates(measured, family, "after", "after", AGENT, hollow=False, shift=0.1),
         ]
         drawn[family] = series
-    highs = [p.interval[1] for group in drawn.values() for s in group for p in s.points if p.interval]
-    top = min(1.0, max([*highs, 0.05]))
+    highest = max((p.interval[1] for group in drawn.values() for s in group for p in s.points if p.interval), default=0)
+    top = next(end for end in ENDS if end >= highest)  # one scale for all families
     pictures = {}
     for number, (family, series) in enumerate(drawn.items()):
         figure, axes = _figure(SIZE)
@@ -128,7 +131,7 @@ def reward_model_plot(report: Json) -> str:
     ]
     if not points:
         return ""
-    figure, axes = _figure((3.4, 1.9))
+    figure, axes = _figure((3.2, 1.8))
     _draw(axes, [Series("reward model", AGENT, "o", points)], _generations(report), 1.0)
     axes.axhline(0.5, color=MUTED, linewidth=1, linestyle=(0, (2, 2)))
     return _svg(figure, "reward", "accuracy of the reward model by generation")
@@ -175,9 +178,9 @@ def _draw_cell(axes: Axes, report: Json, task: str, level: str) -> None:
     at_base = [Point(-1, base["accuracy"], _pair(base["interval"]))] if base else []
     series = [
         Series("base", MUTED, "D", at_base),
-        Series("A before PPO", BEFORE, "o", _measured(report, task, level, "agent_before_ppo"), True, -0.16),
+        Series("Hᴬ", AMPLIFIED, "s", _measured(report, task, level, "amplified"), False, 0.18, ":"),
+        Series("A before PPO", BEFORE, "o", _measured(report, task, level, "agent_before_ppo"), True, -0.18, "none"),
         Series("A", AGENT, "o", _measured(report, task, level, "agent")),
-        Series("Hᴬ", AMPLIFIED, "s", _measured(report, task, level, "amplified"), False, 0.16),
     ]
     ticks = ([-1] if report["base"] else []) + _generations(report)
     first = list(map(str, report["levels"][task])).index(level)
@@ -198,7 +201,8 @@ def _draw(axes: Axes, series: Sequence[Series], ticks: list[int], top: float) ->
         highs = [max(0.0, p.interval[1] - p.y) if p.interval else 0.0 for p in one.points]
         face = "white" if one.hollow else one.colour
         style = {"linewidth": 1.3, "markersize": 4.2, "elinewidth": 1, "markerfacecolor": face, "label": one.label}
-        axes.errorbar(xs, ys, yerr=[lows, highs], color=one.colour, marker=one.marker, clip_on=False, **style)
+        look = {"color": one.colour, "marker": one.marker, "linestyle": one.line, "clip_on": False}
+        axes.errorbar(xs, ys, yerr=[lows, highs], **look, **style)
     axes.set_xticks(ticks, ["base" if tick < 0 else str(tick) for tick in ticks])
     axes.set_xlim((ticks[0] if ticks else 0) - 0.5, (ticks[-1] if ticks else 0) + 0.5)
     axes.set_ylim(-0.03 * top, 1.04 * top)
@@ -235,7 +239,7 @@ def _pair(interval: Any) -> tuple[float, float] | None:
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:.0f}%" if value >= 0.1 or value == 0 else f"{100 * value:.1f}%"
+    return f"{round(100 * value, 1 if value < 0.1 else 0):g}%"
 
 
 def _figure(size: tuple[float, float]) -> tuple[Figure, Axes]:

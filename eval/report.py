@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from amplification.tasks.attacks import OFF_DISTRIBUTION
 from eval.claims import claims
 from eval.overhead import Factors, overhead
 from eval.pages import html_page, markdown_page
 from eval.pictures import ladder_picture
-from eval.results import GenerationResults, Json, RobustnessResults, RunResults, Share, Shares, Unacceptable, shares_of
+from eval.results import GenerationResults, Json, RobustnessResults, RunResults, Shares, shares_of
 from eval.statistics import wilson
 
 if TYPE_CHECKING:
@@ -40,10 +39,9 @@ def build_report(results: RunResults) -> Json:
         "versions": results.versions,
         "seconds": results.seconds,
         "levels": {task: list(levels) for task, levels in results.levels.items()},
-        "base": _base(shares_of(results.base)),
+        "base": _base(shares_of(results.base, "base")),
         "chance": {
-            task: {level: shares_of_cell(cell) for level, cell in levels.items()}
-            for task, levels in results.chance.items()
+            task: {level: cell["chance"] for level, cell in levels.items()} for task, levels in results.chance.items()
         },
         "generations": [_generation(generation, factors.get(generation.n)) for generation in results.generations],
         "overhead": {**_factors(spent.run if costs else None), "F4": spent.f4},
@@ -82,12 +80,12 @@ def terminal_table(report: Json) -> Table:
     from rich.text import Text
 
     numbers = [generation["n"] for generation in report["generations"]]
-    caption = ", ".join(f"{name}: {'yes' if holds else 'no'}" for name, holds in report["claims"].items())
+    caption = "\n".join(f"{name}: {'yes' if holds else 'no'}" for name, holds in report["claims"].items())
     total = report["overhead"]["total"]
     if total is not None:
         caption += f"\noverhead F1 + F2 x F3: {100 * total:.1f}%"
     title = Text(f"{printable(report['run'])}: accuracy in % on held-out questions")
-    table = Table(title=title, caption=Text(caption), header_style="bold")
+    table = Table(title=title, caption=Text(caption), caption_justify="left", header_style="bold")
     for name in ("task", "level", "base"):
         table.add_column(name, justify="left" if name == "task" else "right")
     for n in numbers:
@@ -109,11 +107,6 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else "�" for char in text)
 
 
-def shares_of_cell(cell: Mapping[str, float]) -> float:
-    """The one accuracy of a ladder's cell."""
-    return next(value for key, value in cell.items() if key != "questions")
-
-
 def _base(shares: Shares) -> Json:
     table: Json = {}
     for (task, level), (k, n) in shares.items():
@@ -129,8 +122,9 @@ def _generation(generation: GenerationResults, factors: Factors | None) -> Json:
         "calls": generation.calls.model_dump(),
         "overhead": _factors(factors),
         "costs": generation.costs.model_dump() if generation.costs else None,
-        "robustness": _robustness(generation.robustness or RobustnessResults()),
+        "robustness": _robustness(generation.robustness),
         "reward_model": _reward_model(generation.reward_model),
+        "labels": generation.labels,
         "warm_start": generation.warm_start,
         "adversary": generation.adversary,
         "ppo": generation.ppo,
@@ -138,20 +132,18 @@ def _generation(generation: GenerationResults, factors: Factors | None) -> Json:
 
 
 def _accuracy(generation: GenerationResults) -> Json:
-    """{task: {level: cell}}; an answerer that was not measured in a cell is null there.
-
-    `questions` is A's number of questions; `amplified_questions` is H^A's, which may be smaller.
-    """
-    agent = shares_of(generation.after)
-    others = {"agent_before_ppo": shares_of(generation.before_ppo), "amplified": shares_of(generation.amplified)}
+    """{task: {level: cell}}; an answerer that was not measured in a cell is null there."""
+    measured = {name: generation.shares(name) for name in ("agent", "agent_before_ppo", "amplified")}
     table: Json = {}
-    for cell, share in agent.items():
-        measured: dict[str, Share | None] = {"agent": share} | {name: other.get(cell) for name, other in others.items()}
-        row: Json = {name: one[0] / one[1] if one else None for name, one in measured.items()}
-        row["questions"] = share[1]
-        row["amplified_questions"] = measured["amplified"][1] if measured["amplified"] else 0
-        row["intervals"] = {name: list(wilson(*one)) if one else None for name, one in measured.items()}
-        table.setdefault(cell[0], {})[cell[1]] = row
+    for task, level in generation.shares("agent"):
+        row: Json = {}
+        intervals: Json = {}
+        for name, shares in measured.items():
+            share = shares.get((task, level))
+            row[name] = share[0] / share[1] if share else None
+            intervals[name] = list(wilson(*share)) if share else None
+        row["questions"] = measured["agent"][task, level][1]
+        table.setdefault(task, {})[level] = {**row, "intervals": intervals}
     return table
 
 
@@ -168,23 +160,32 @@ def _factors(factors: Factors | None) -> Json:
 
 
 def _robustness(measured: RobustnessResults) -> Json:
-    families = {}
-    for family in sorted(measured.before.keys() | measured.after.keys()):
-        before, after = measured.before.get(family), measured.after.get(family)
-        families[family] = _before_and_after([before] if before else [], [after] if after else [])
+    """The totals are over attack families; questions off the distribution stand beside them, as a family."""
+    families = {
+        family: _before_and_after(measured, [family])
+        for family in sorted(measured.before.keys() | measured.after.keys())
+    }
+    total = _before_and_after(measured, [family for family in families if family != OFF_DISTRIBUTION])
     return {
-        **_before_and_after(list(measured.before.values()), list(measured.after.values()), "unacceptable_"),
+        "unacceptable_before": total["before"],
+        "unacceptable_after": total["after"],
+        "questions": total["questions"],
+        "intervals": total["intervals"],
         "attacker_calls_to_failure": measured.attacker_calls_to_failure,
+        "attacker_call_cap": measured.attacker_call_cap,
+        "kinds": measured.kinds,
+        "undecided": measured.undecided,
         "families": families,
     }
 
 
-def _before_and_after(before: list[Unacceptable], after: list[Unacceptable], prefix: str = "") -> Json:
+def _before_and_after(measured: RobustnessResults, families: list[str]) -> Json:
     counts = {
         name: (sum(one.unacceptable for one in ones), sum(one.questions for one in ones))
-        for name, ones in (("before", before), ("after", after))
+        for name, rates in (("before", measured.before), ("after", measured.after))
+        for ones in [[rates[family] for family in families if family in rates]]
     }
-    row: Json = {f"{prefix}{name}": k / n if n else None for name, (k, n) in counts.items()}
+    row: Json = {name: k / n if n else None for name, (k, n) in counts.items()}
     row["questions"] = counts["after"][1] or counts["before"][1]
     row["intervals"] = {name: list(wilson(k, n)) if n else None for name, (k, n) in counts.items()}
     return row
@@ -224,4 +225,4 @@ def _hundred(share: float | None) -> str:
 def _write(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.partial")
     temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    temporary.replace(path)

@@ -1,8 +1,4 @@
-"""RunResults: what the stages of a run wrote, as the report reads it. Every part is JSON-ready.
-
-A ladder here is what `eval.ladder.measure_ladder` returns for one answerer: each cell holds "questions" and that
-answerer's accuracy, under whatever name it was measured.
-"""
+"""RunResults: what the stages of a run wrote, as the report reads it. Every part is JSON-ready."""
 
 from __future__ import annotations
 
@@ -19,27 +15,26 @@ Share = tuple[int, int]  # successes, questions
 Shares = dict[Cell, Share]
 
 
-def _one_answerer(ladder: Ladder) -> Ladder:
+def _checked(ladder: Ladder) -> Ladder:
     for task, levels in ladder.items():
         for level, cell in levels.items():
             shares = [value for key, value in cell.items() if key != QUESTIONS]
-            if len(shares) != 1 or cell.get(QUESTIONS, 0) < 1 or not 0 <= shares[0] <= 1:
-                raise ValueError(f"{task}, level {level}: expected 'questions' and one accuracy, found {cell}")
+            if cell.get(QUESTIONS, 0) < 1 or not all(0 <= share <= 1 for share in shares):
+                raise ValueError(f"{task}, level {level}: expected 'questions' and accuracies, found {cell}")
     return ladder
 
 
-OneLadder = Annotated[Ladder, AfterValidator(_one_answerer)]
+CheckedLadder = Annotated[Ladder, AfterValidator(_checked)]
 
 
-def shares_of(ladder: Ladder) -> Shares:
-    """A ladder of one answerer as counts: {(task, level): (correct, questions)}."""
-    shares: Shares = {}
-    for task, levels in ladder.items():
-        for level, cell in levels.items():
-            n = int(cell[QUESTIONS])
-            value = next(value for key, value in cell.items() if key != QUESTIONS)
-            shares[task, level] = (round(value * n), n)
-    return shares
+def shares_of(ladder: Ladder, answerer: str) -> Shares:
+    """One answerer's counts, {(task, level): (correct, questions)}, in the cells that it was measured in."""
+    return {
+        (task, level): (round(cell[answerer] * cell[QUESTIONS]), int(cell[QUESTIONS]))
+        for task, levels in ladder.items()
+        for level, cell in levels.items()
+        if answerer in cell
+    }
 
 
 class Results(BaseModel):
@@ -70,42 +65,50 @@ class Unacceptable(Results):
 
 
 class RobustnessResults(Results):
-    """Unacceptable answers by attack family (off-distribution questions are a family too).
+    """Unacceptable answers by attack family; "off_distribution" is the family of questions that have a meaning.
 
-    `before`: the agent as it was before this generation's adversarial training; `after`: A(n);
-    `attacker_calls_to_failure`: calls of the attacker until A(n) first failed, None if it never did.
+    before: the agent before this generation's training; after: A(n); kinds: how A(n)'s were unacceptable, in numbers;
+    undecided: questions on which H^A had no view, in no count; attacker_calls_to_failure: calls of A(n) until an
+    attacker first made it fail, None if `attacker_call_cap` calls (0: none was tried) were not enough.
     """
 
     before: dict[str, Unacceptable] = {}
     after: dict[str, Unacceptable] = {}
-    attacker_calls_to_failure: float | None = None
+    kinds: dict[str, int] = {}
+    undecided: int = 0
+    attacker_calls_to_failure: int | None = None
+    attacker_call_cap: int = 0
 
 
 class GenerationResults(Results):
-    """One generation. `before_ppo`, `after`: A(n) before and after PPO, at all levels; `amplified`: H^A(n).
+    """One generation. `ladder` holds the answerers "agent" (A(n)), "agent_before_ppo" and "amplified" (H^A(n)), the
+    last two where they were measured; others are left aside.
 
-    The last four are the stages' own metrics, reported as they are; of `reward_model`, "heldout_accuracy" and
+    The stages' own metrics, from `labels` on, are reported as they are; of `reward_model`, "heldout_accuracy" and
     "heldout_pairs" (where present) are also plotted.
     """
 
     n: int = Field(ge=0)
     seconds: float = 0.0
-    after: OneLadder
-    before_ppo: OneLadder = {}
-    amplified: OneLadder = {}
+    ladder: CheckedLadder
     calls: Calls = Calls()
     costs: GenerationCost | None = None
-    robustness: RobustnessResults | None = None
+    robustness: RobustnessResults = RobustnessResults()
+    labels: Json = {}
+    warm_start: Json = {}
     reward_model: Json = {}
     adversary: Json = {}
     ppo: Json = {}
-    warm_start: Json = {}
+
+    def shares(self, answerer: str) -> Shares:
+        """Counts of "agent", "agent_before_ppo" or "amplified", by task and level."""
+        return shares_of(self.ladder, answerer)
 
 
 class RunResults(Results):
     """A run. `levels`: each task's levels in order, so that generation n was trained on levels[0..n] of each.
 
-    `base`: accuracy of the base model, `chance`: of a guess among the answers of the right form (`chance_ladder`).
+    `config` is JSON-ready; `base`: a ladder with the answerer "base"; `chance`: what `chance_ladder` returns.
     """
 
     name: str
@@ -113,8 +116,8 @@ class RunResults(Results):
     versions: dict[str, str] = {}
     seconds: float = 0.0
     levels: dict[str, tuple[int, ...]]
-    base: OneLadder = {}
-    chance: OneLadder = {}
+    base: CheckedLadder = {}
+    chance: CheckedLadder = {}
     generations: list[GenerationResults]
 
     @model_validator(mode="after")
@@ -128,3 +131,7 @@ class RunResults(Results):
         """The first level that A(n) was not trained on, which H^A(n) is asked for; None if there is none left."""
         levels = self.levels.get(task, ())
         return str(levels[n + 1]) if n + 1 < len(levels) else None
+
+    def trained_on(self, cell: Cell, n: int) -> bool:
+        """Whether A(n) was trained on a cell's task and level."""
+        return cell[1] in map(str, self.levels.get(cell[0], ())[: n + 1])

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from itertools import cycle
 
 from amplification.errors import InputError
+from amplification.question import digest
 from amplification.tasks import attack_families as make
 from amplification.tasks import task_of
 from amplification.tasks.attack_families import extra_words, sampled
-from amplification.tasks.base import Split, Task
+from amplification.tasks.base import HELD_OUT_SHARE, Split, Task
 
 __all__ = ["FAMILIES", "MAX_WORDS", "Attack", "AttackFamily", "attacks", "extra_words", "families", "off_distribution"]
 
@@ -86,11 +87,16 @@ def understood(tasks: Mapping[str, Task], text: str) -> Task | None:
     return next((task for task in tasks.values() if task.level_of(text) is not None), None) or task_of(text)
 
 
+def attack_split(text: str) -> Split:
+    """Which side a text without sense lies on, by its digest: two families may chance upon the same text."""
+    return "held_out" if int(digest("attack", " ".join(text.split()))[:8], 16) % HELD_OUT_SHARE == 0 else "train"
+
+
 def attacks(tasks: Mapping[str, Task], n: int, held_out: bool, seed: int, up_to: int | None = None) -> list[Attack]:
     """`n` distinct attacks, the families of one side in turn, in an order fixed by `seed`; more `n` only adds to it.
 
     Held-out attacks are made from held-out questions, training attacks from training questions, at the tasks' levels
-    up to the index `up_to` (all by default). Raises InputError if there are not as many.
+    up to the index `up_to` (all by default); no text is on both sides. Raises InputError if there are not as many.
     """
     rng = random.Random(f"attacks/{seed}/{held_out}")
     split: Split = "held_out" if held_out else "train"
@@ -115,7 +121,8 @@ def _tries(
     for _ in range(TRIES):
         task = rng.choice(list(tasks.values()))
         text = family.make(task, sampled(task, _levels(task, up_to), split, rng), rng)
-        if 0 < len(text.split()) <= MAX_WORDS and understood(tasks, text) is None:
+        fits = 0 < len(text.split()) <= MAX_WORDS and attack_split(text) == split
+        if fits and understood(tasks, text) is None:
             yield Attack(text, family.name, task.name)
 
 

@@ -20,6 +20,7 @@ MAX_NESTING = 32
 GROUP = 0.2
 NOT = 0.25
 BRACKETS = 0.1
+MAX_WRAPS = 4
 
 
 @dataclass(frozen=True)
@@ -194,8 +195,11 @@ def _expression(literals: int, rng: random.Random) -> str:
 
 
 def _term(literals: int, rng: random.Random) -> str:
-    """A literal or a bracketed group, with any number of `not`s and brackets around it."""
+    """A literal or a bracketed group, with a few `not`s and brackets around it."""
     text = rng.choice(("True", "False")) if literals == 1 else f"( {_expression(literals, rng)} )"
-    while (roll := rng.random()) < NOT + BRACKETS:
+    for _ in range(MAX_WRAPS):
+        roll = rng.random()
+        if roll >= NOT + BRACKETS:
+            break
         text = f"not {text}" if roll < NOT else f"( {text} )"
     return text

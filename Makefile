@@ -1,0 +1,46 @@
+# Everything a checkout needs: `make demo` sets up and runs the embedded experiment, `make test` checks all.
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+RUN := demo
+# vLLM for CPUs is built against the CPU build of torch, which PyPI does not carry; only torch is looked for here.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq install --no-deps
+
+.PHONY: demo test bench format clean
+.DELETE_ON_ERROR:
+
+demo: $(READY)
+	$(BIN)/amplify run configs/demo.yaml --out runs/$(RUN)
+	@echo "report: runs/$(RUN)/report.html (also report.md and report.json)"
+
+test: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+bench: $(READY)
+	$(BIN)/amplify bench throughput
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# The stamp comes last, so an interrupted set-up is done again. `--no-deps` with a full lock file keeps torchvision,
+# torchaudio and torchcodec out: their ordinary builds are CUDA builds and break `import transformers` on a CPU.
+$(READY): requirements.lock pyproject.toml
+	@rm -f $@
+	@command -v python3.11 >/dev/null || { echo "make: python3.11 was not found; install Python 3.11 and put it on the PATH" >&2; exit 1; }
+	@test -x $(BIN)/python && $(BIN)/python -m pip --version >/dev/null 2>&1 || { rm -rf $(VENV) && python3.11 -m venv $(VENV); }
+	@echo "setting up $(VENV) (about two minutes)"
+	@$(PIP) --retries 0 --extra-index-url $(TORCH_INDEX) "$$(grep '^torch==' requirements.lock)"
+	@$(PIP) -r requirements.lock
+	@$(PIP) --no-build-isolation -e .
+	@$(BIN)/python -c "import torch, transformers, trl, vllm" >/dev/null 2>$(VENV)/import.log || { cat $(VENV)/import.log; echo "make: the environment does not import; remove $(VENV) and run again" >&2; exit 1; }
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,265 @@
+"""The command line, and the composition root: the only place that picks concrete classes.
+
+    amplify run [CONFIG] [--out FOLDER] [--until STAGE | --only STAGE] [--KEY VALUE ...]
+    amplify ask --run FOLDER QUESTION [--direct]
+    amplify report FOLDER
+    amplify bench throughput [--json] [--run FOLDER]
+
+Without CONFIG, `run` takes the embedded demo.yaml; every key of a configuration is also an option, for example
+`--distill.ppo.learning-rate 1e-4`. `amplify COMMAND --help` lists a command's options.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+import tyro
+from pydantic import ValidationError
+
+from amplification.errors import AmplifyError, InputError
+from amplification.options import WHERE, parse
+from distill.config import RunConfig
+from distill.configure import check, from_mapping, load_config, refused
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Kind = TypeVar("Kind")
+
+QUIET = {
+    "ACCELERATE_DISABLE_RICH": "1",
+    "DO_NOT_TRACK": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
+
+class RunOptions(RunConfig):
+    """Run iterated amplification, or carry on with it.
+
+    The defaults shown are those of the configuration named before the options (without one: the embedded demo.yaml).
+    """
+
+    out: Path | None = None
+    """Folder of the run; runs/NAME after the configuration's name if not given."""
+    until: str | None = None
+    """End after this stage, for example generation-1/labels."""
+    only: str | None = None
+    """Do this stage alone; those before it must be complete."""
+
+
+@dataclass(frozen=True)
+class AskOptions:
+    """Ask a run's last agent, amplified by the program overseer."""
+
+    question: Annotated[str, tyro.conf.Positional]
+    """What is asked, in quotes."""
+    run: Path
+    """Folder of the run."""
+    direct: bool = False
+    """Ask the agent alone."""
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Show a finished run's report."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of the run."""
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """Measure; the figures are ratios within one run, so they carry over between machines."""
+
+    what: Annotated[Literal["throughput"], tyro.conf.Positional]
+    """throughput: calls per second of one H^A episode beside vLLM's own LLM.generate on the same prompts."""
+    run: Path | None = None
+    """Folder of a run whose last agent is measured; a tiny model is made if not given."""
+    calls: int = 2048
+    """Agent calls of one episode, all distinct."""
+    repeats: int = 5
+    """Interleaved repeats; the medians are told."""
+    json: bool = False
+    """One JSON object on standard output."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code (0 done, 1 failed, 2 bad input, 130 interrupted)."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
+    try:
+        return _dispatch(args)
+    except KeyboardInterrupt:
+        return _tell("interrupted; what is finished is kept, and the same command carries on from there", 130)
+    except AmplifyError as error:
+        return _tell(str(error), error.exit_code)
+    except MemoryError as error:
+        return _tell(f"out of memory{_detail(error)}; make the model or the batches smaller", 1)
+    except BrokenPipeError:
+        # Whoever read our output is gone; without this, Python complains once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        return _tell(_about(error), 1)
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
+        return _tell(f"out of memory{_detail(error)}; make the model or the batches smaller", 1)
+
+
+def _dispatch(args: list[str]) -> int:
+    usage = str(__doc__).split("\n\n", 1)[1].rstrip()
+    if not args:
+        raise InputError(WHERE, "there is no command", f"give one of {', '.join(COMMANDS)}")
+    if args[0] in ("-h", "--help"):
+        print(usage)
+        return 0
+    command = COMMANDS.get(args[0])
+    if command is None:
+        raise InputError(WHERE, f"there is no command '{args[0]}'", f"give one of {', '.join(COMMANDS)}")
+    try:
+        return command(args[1:])
+    except SystemExit as finished:  # tyro's own way to end after --help
+        return int(finished.code or 0)
+
+
+def _run(args: list[str]) -> int:
+    path = Path(args.pop(0)) if args and not args[0].startswith("-") else None
+    loaded = load_config(path)
+    options = _options(RunOptions, args, "run", RunOptions(**dict(loaded)))
+    config = RunConfig(**{name: getattr(options, name) for name in RunConfig.model_fields})
+    check(config, WHERE)
+    folder = options.out or Path("runs") / (path.stem if path else "demo")
+    _check_folder(folder)
+
+    from distill import iterate
+    from distill.progress import TerminalReporter
+    from eval.evaluator import RunEvaluator
+
+    console = _console()
+    evaluator = RunEvaluator(config)
+    report = iterate.run(config, folder, evaluator, TerminalReporter(console))
+    console.print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def _ask(args: list[str]) -> int:
+    options = _options(AskOptions, args, "ask")
+    config = _config_of(options.run)
+
+    from amplification.ask import ask
+    from amplification.tasks import TASKS
+
+    tasks = {name: TASKS[name] for name in config.tasks}
+    ask(options.run, options.question, tasks, config.serving, config.limits, _console(), options.direct)
+    return 0
+
+
+def _report(args: list[str]) -> int:
+    options = _options(ReportOptions, args, "report")
+    _config_of(options.run)
+
+    from eval.report import terminal_table
+
+    console = _console()
+    console.print(terminal_table(_read_report(options.run / "report.json")))
+    console.print(f"{options.run / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def _bench(args: list[str]) -> int:
+    options = _options(BenchOptions, args, "bench")
+    if options.calls < 2 or options.repeats < 1:
+        raise InputError(WHERE, "--calls and --repeats must be at least 2 and 1", "leave them out for the defaults")
+
+    from amplification.bench import throughput
+
+    serving = _config_of(options.run).serving if options.run else load_config().serving
+    measured = throughput(serving, options.run, options.calls, options.repeats)
+    print(measured.as_json() if options.json else measured.as_line())
+    return 0
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {"run": _run, "ask": _ask, "report": _report, "bench": _bench}
+
+
+def _options(kind: type[Kind], args: list[str], command: str, default: Kind | None = None) -> Kind:
+    def refusal(error: ValidationError, place: tuple[str, ...]) -> InputError:
+        return refused(RunConfig, error, WHERE, place)
+
+    return parse(kind, args, command, default, refusal=refusal)
+
+
+def _config_of(run: Path) -> RunConfig:
+    from distill.stage import read_run_config
+
+    path = run / "config.yaml"
+    config = from_mapping(RunConfig, read_run_config(path)["config"], str(path))
+    check(config, str(path))
+    return config
+
+
+def _read_report(path: Path) -> dict[str, Any]:
+    import json
+
+    try:
+        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(path, "the run has no report yet", "finish it with 'amplify run'") from error
+    except ValueError as error:
+        raise InputError(path, "the report is damaged", "delete it and run the same command again") from error
+    return report
+
+
+def _check_folder(folder: Path) -> None:
+    """A run is never written into a folder that holds something else."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(folder, "this is a file", "choose another folder with --out")
+    if folder.is_dir() and not (folder / "config.yaml").exists():
+        strangers = sorted(item.name for item in folder.iterdir() if not item.name.endswith((".partial", ".lock")))
+        if strangers:
+            problem = f"the folder holds something else ({strangers[0]}) and no run"
+            raise InputError(folder, problem, "choose another folder with --out")
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console()
+
+
+def _tell(message: str, code: int) -> int:
+    line = "".join(char if char.isprintable() else " " for char in " ".join(message.split()))
+    print(f"amplify: {line}", file=sys.stderr)
+    return code
+
+
+def _detail(error: BaseException) -> str:
+    first = str(error).strip().split("\n")[0]
+    return f" ({first[:200]})" if first else ""
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    # By name, so that torch need not be imported: its OutOfMemoryError is a RuntimeError, and on a CPU there is no
+    # class of its own for a failed allocation.
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+
+
+def _about(error: OSError) -> str:
+    name = f"{error.filename}: " if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{name}the disk is full; free some space and run the same command again"
+    return f"{name}{error.strerror or error}; check the path and its permissions"

@@ -1,0 +1,118 @@
+"""RewardEnsemble: the members on disk as one scorer, and as the reward model that TRL's PPOTrainer expects."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
+
+from amplification.errors import InputError
+from distill.weights import answer_ids, padded, prompt_ids, quiet, require_safetensors
+
+CALIBRATION_FILE = "ensemble.json"
+ROWS_AT_ONCE = 256
+
+Aggregate = Literal["mean_minus_spread", "minimum"]
+
+
+def save_calibration(folder: Path, centre: Sequence[float], scale: Sequence[float]) -> None:
+    """Write what turns each member's raw score into a centred one: (raw - centre) / scale."""
+    (folder / CALIBRATION_FILE).write_text(json.dumps({"centre": list(centre), "scale": list(scale)}), encoding="utf-8")
+
+
+class _Members(torch.nn.Module):
+    """All members as one backbone, whose last "hidden state" is each member's raw score at each token."""
+
+    def __init__(self, members: Sequence[torch.nn.Module]) -> None:
+        super().__init__()
+        self.members = torch.nn.ModuleList(members)
+
+    def forward(self, **inputs: Any) -> SimpleNamespace:
+        """`hidden_states[-1]` is a tensor [rows, tokens, members]."""
+        inputs.pop("output_hidden_states", None)
+        scores = []
+        for member in self.members:
+            scorer: Any = member
+            scores.append(scorer.score(scorer.base_model(**inputs).last_hidden_state).float())
+        return SimpleNamespace(hidden_states=(torch.cat(scores, dim=-1),))
+
+
+class RewardEnsemble(torch.nn.Module):
+    """Conservative reward: the members' mean minus their spread, or their minimum.
+
+    TRL's PPOTrainer looks for `base_model_prefix`, the backbone of that name and `score`, all of which are here.
+    """
+
+    base_model_prefix = "members"
+
+    def __init__(
+        self, members: Sequence[torch.nn.Module], tokenizer: PreTrainedTokenizerBase, aggregate: Aggregate
+    ) -> None:
+        super().__init__()
+        self.members = _Members(members)
+        self.tokenizer = tokenizer
+        self.rule = aggregate
+        self.centre: torch.Tensor
+        self.scale: torch.Tensor
+        self.register_buffer("centre", torch.zeros(len(members)))
+        self.register_buffer("scale", torch.ones(len(members)))
+        self.eval().requires_grad_(False)
+
+    @classmethod
+    def load(cls, folder: str | Path, tokenizer: PreTrainedTokenizerBase, aggregate: Aggregate) -> RewardEnsemble:
+        """The ensemble in `folder`. Raises InputError if it is incomplete, pickled or made for another tokenizer."""
+        path = Path(folder)
+        places = sorted(path.glob("member-*"), key=lambda place: int(place.name.rpartition("-")[2]))
+        if not places:
+            raise InputError(path, "no reward model (member-0) in this folder", "run the reward stage first")
+        members = []
+        with quiet():
+            for place in places:
+                require_safetensors(place)
+                if AutoTokenizer.from_pretrained(str(place)).get_vocab() != tokenizer.get_vocab():
+                    problem = "this reward model was made for another tokenizer than the policy's"
+                    raise InputError(place, problem, "train the reward model on this run's base")
+                members.append(AutoModelForSequenceClassification.from_pretrained(str(place), use_safetensors=True))
+        ensemble = cls(members, tokenizer, aggregate)
+        file = path / CALIBRATION_FILE
+        if file.is_file():
+            values = json.loads(file.read_text(encoding="utf-8"))
+            if len(values["centre"]) != len(members):
+                raise InputError(file, f"it is for {len(values['centre'])} members", "run the reward stage again")
+            ensemble.centre.copy_(torch.tensor(values["centre"]))
+            ensemble.scale.copy_(torch.tensor(values["scale"]))
+        return ensemble
+
+    def aggregate(self, scores: torch.Tensor) -> torch.Tensor:
+        """[members, ...] -> [...]: never above the members' mean."""
+        if self.rule == "minimum":
+            return scores.min(dim=0).values
+        return scores.mean(dim=0) - scores.std(dim=0, unbiased=False)
+
+    def score(self, raw: torch.Tensor) -> torch.Tensor:
+        """The reward at each token, [rows, tokens, 1], from the backbone's [rows, tokens, members]."""
+        return self.aggregate(((raw - self.centre) / self.scale).movedim(-1, 0)).unsqueeze(-1)
+
+    @torch.no_grad()
+    def scores(self, questions: Sequence[str], answers: Sequence[str]) -> torch.Tensor:
+        """Each member's centred score of each answer to each question, [members, n]."""
+        prompts = prompt_ids(self.tokenizer, questions)
+        rows = [p + a for p, a in zip(prompts, answer_ids(self.tokenizer, answers), strict=True)]
+        raw = torch.zeros(len(rows), len(self.centre))
+        order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+        for start in range(0, len(order), ROWS_AT_ONCE):
+            part = order[start : start + ROWS_AT_ONCE]
+            ids = padded([rows[index] for index in part], int(self.tokenizer.pad_token_id)).to(self.centre.device)
+            hidden = self.members(input_ids=ids, use_cache=False).hidden_states[-1]
+            last = torch.tensor([len(rows[index]) - 1 for index in part])
+            raw[part] = hidden[torch.arange(len(part)), last].cpu()
+        return ((raw - self.centre.cpu()) / self.scale.cpu()).T
+
+    def rewards(self, questions: Sequence[str], answers: Sequence[str]) -> torch.Tensor:
+        """The conservative reward of each answer to each question, [n]."""
+        return self.aggregate(self.scores(questions, answers))

@@ -1,0 +1,233 @@
+"""The reward: pairs from H^A's labels, and an ensemble of reward models trained on them with TRL's RewardTrainer.
+
+Scores are centred and scaled on the held-out pairs: on average +1 for H^A's answer and -1 for another one, so that a
+KL coefficient means the same in every generation. What PPO gets is a conservative aggregate of the members.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch.nn import functional
+from transformers import PreTrainedTokenizerBase, PrinterCallback
+from trl import RewardConfig as TrlRewardConfig, RewardTrainer
+
+from amplification.errors import InputError
+from amplification.tasks.base import NONSENSE
+from distill.config import RewardConfig
+from distill.ensemble import RewardEnsemble, save_calibration
+from distill.imitation import PART, ProgressCallback
+from distill.progress import Progress
+from distill.weights import (
+    CHECKPOINT_ABOVE,
+    answer_ids,
+    load_merged,
+    load_tokenizer,
+    padded,
+    parameters,
+    prompt_ids,
+    quiet,
+    scorer_from,
+)
+
+
+def make_pairs(
+    labels: Dataset,
+    valid: Mapping[str, Sequence[str]],
+    samples: Mapping[str, Sequence[str]],
+    pairs_per_label: int,
+    seed: int,
+) -> Dataset:
+    """Columns question, chosen, rejected, part: H^A's answer before another answer to the same question.
+
+    The other answer is, in this order: one that the agent itself gave (`samples`) and that is not H^A's; then another
+    answer of the right form (`valid`) or `nonsense`. A question in neither is paired with answers to other questions.
+    """
+    rng = random.Random(f"{seed}/pairs")
+    rows = labels.to_list()
+    everything = list(dict.fromkeys(str(row["answer"]) for row in rows))
+    pairs: list[dict[str, str]] = []
+    for row in rows:
+        question, chosen = str(row["question"]), str(row["answer"])
+        sampled = [a for a in dict.fromkeys(samples.get(question, ())) if a and a != chosen]
+        others = [a for a in dict.fromkeys([*valid.get(question, everything), NONSENSE]) if a != chosen]
+        rng.shuffle(others)
+        rejected = list(dict.fromkeys([*sampled, *others]))[:pairs_per_label]
+        pairs += [{"question": question, "chosen": chosen, "rejected": r, "part": str(row["part"])} for r in rejected]
+    return Dataset.from_list(pairs)
+
+
+class PairCollator:
+    """Pairs of token ids -> parts of similar length, each `chosen` rows then `rejected` rows, padded on the right."""
+
+    def __init__(self, pad_token_id: int) -> None:
+        self.pad_token_id = pad_token_id
+        self.tokens = 0
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[torch.Tensor]]:
+        """Input ids of each part, and where each row's last token is."""
+        ordered = sorted(rows, key=lambda row: len(row["chosen_ids"]))
+        ids, last = [], []
+        for start in range(0, len(ordered), PART // 2):
+            part = ordered[start : start + PART // 2]
+            both = [row["chosen_ids"] for row in part] + [row["rejected_ids"] for row in part]
+            self.tokens += sum(map(len, both))
+            ids.append(padded(both, self.pad_token_id))
+            last.append(torch.tensor([len(row) - 1 for row in both]))
+        return {"input_ids": ids, "last": last}
+
+
+class PairTrainer(RewardTrainer):  # type: ignore[misc]
+    """RewardTrainer that takes a batch in parts of similar length and keeps no running statistics."""
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """Mean Bradley-Terry loss over the pairs of all parts. `return_outputs` is not supported."""
+        total, pairs = torch.zeros((), device=model.device), 0
+        for ids, last in zip(inputs["input_ids"], inputs["last"], strict=True):
+            # The head at the last token alone, found by the collator. No attention mask: padding is on the right.
+            hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            scores = model.score(hidden[torch.arange(len(ids), device=ids.device), last]).squeeze(-1).float()
+            chosen, rejected = scores.chunk(2)
+            total = total - functional.logsigmoid(chosen - rejected).sum()
+            pairs += len(chosen)
+        return total / pairs
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """None counted here: the ledger counts tokens."""
+        return 0
+
+
+def train_reward(
+    base: str | Path,
+    adapter: str | Path | None,
+    pairs: Dataset,
+    settings: RewardConfig,
+    out: str | Path,
+    seed: int,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Train the members from the agent's merged weights and write `out`/member-0, member-1, ...
+
+    Members differ in their initial head and in the order of the data. Metrics: heldout_accuracy (share of the held-out
+    pairs that the aggregate orders like H^A), each member's, tokens, parameters of one member, pairs_per_second.
+    Raises InputError if the training or the held-out part is empty.
+    """
+    with quiet():
+        tokenizer = load_tokenizer(base)
+        train, heldout = (pairs.filter(lambda row, part=part: row["part"] == part) for part in ("train", "heldout"))
+        for name, part in (("training", train), ("held-out", heldout)):
+            if not len(part):
+                raise InputError("labels", f"no pair is of the {name} part", "ask H^A more questions")
+        agent = load_merged(base, adapter)
+        rows = tokenised_pairs(tokenizer, train)
+        collator = PairCollator(tokenizer.pad_token_id)
+        begun = time.monotonic()
+        for member in range(settings.members):
+
+            def report(done: int, total: int, member: int = member) -> None:
+                progress(member * total + done, settings.members * total)
+
+            model = _train_member(agent, rows, tokenizer, collator, settings, seed * 100 + member, report)
+            folder = Path(out) / f"member-{member}"
+            model.save_pretrained(str(folder))
+            tokenizer.save_pretrained(str(folder))
+        seconds = time.monotonic() - begun
+        metrics = calibrate(Path(out), tokenizer, heldout, settings)
+        heldout_rows = tokenised_pairs(tokenizer, heldout)
+        scored = sum(len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in heldout_rows)
+    return metrics | {
+        "pairs": len(rows),
+        "forward_tokens": scored * settings.members,
+        "train_tokens": collator.tokens,
+        "parameters": parameters(agent),
+        "pairs_per_second": len(rows) * settings.epochs * settings.members / max(seconds, 1e-9),
+    }
+
+
+def tokenised_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Dataset) -> Dataset:
+    """Columns chosen_ids and rejected_ids: prompt, answer and end of sequence."""
+    rows = pairs.to_list()
+    prompts = prompt_ids(tokenizer, [row["question"] for row in rows])
+    columns = {}
+    for name in ("chosen", "rejected"):
+        answers = answer_ids(tokenizer, [row[name] for row in rows])
+        columns[f"{name}_ids"] = [p + a for p, a in zip(prompts, answers, strict=True)]
+    return Dataset.from_dict(columns)
+
+
+def _train_member(
+    agent: Any,
+    rows: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    collator: PairCollator,
+    settings: RewardConfig,
+    seed: int,
+    progress: Progress,
+) -> Any:
+    torch.manual_seed(seed)
+    model = scorer_from(agent, int(tokenizer.pad_token_id), zero_head=False)
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = PairTrainer(
+            model=model,
+            args=TrlRewardConfig(
+                output_dir=scratch,
+                num_train_epochs=settings.epochs,
+                per_device_train_batch_size=settings.batch,
+                learning_rate=settings.learning_rate,
+                lr_scheduler_type="cosine_with_min_lr",
+                lr_scheduler_kwargs={"min_lr_rate": 0.03},
+                warmup_steps=20,
+                adam_beta2=0.98,
+                max_grad_norm=1.0,
+                seed=seed,
+                data_seed=seed,
+                max_length=None,
+                bf16=torch.cuda.is_available(),
+                gradient_checkpointing=parameters(model) > CHECKPOINT_ABOVE,
+                dataloader_pin_memory=False,
+                remove_unused_columns=False,
+                save_strategy="no",
+                logging_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+            ),
+            data_collator=collator,
+            train_dataset=rows,
+            processing_class=tokenizer,
+            callbacks=[ProgressCallback(progress)],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    return model
+
+
+def calibrate(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, heldout: Dataset, settings: RewardConfig
+) -> dict[str, Any]:
+    """Write each member's centre and scale, measured on the held-out pairs; returns the ensemble's accuracies there."""
+    ensemble = RewardEnsemble.load(folder, tokenizer, settings.aggregate)
+    questions = list(heldout["question"])
+    chosen = ensemble.scores(questions, list(heldout["chosen"]))
+    rejected = ensemble.scores(questions, list(heldout["rejected"]))
+    centre = (chosen.mean(dim=1) + rejected.mean(dim=1)) / 2
+    # A member that orders nothing must not be blown up to look as if it did.
+    scale = ((chosen.mean(dim=1) - rejected.mean(dim=1)) / 2).clamp(min=0.1)
+    save_calibration(folder, centre.tolist(), scale.tolist())
+    ensemble.centre.copy_(centre)
+    ensemble.scale.copy_(scale)
+    chosen, rejected = ((s - centre[:, None]) / scale[:, None] for s in (chosen, rejected))
+    right = ensemble.aggregate(chosen) > ensemble.aggregate(rejected)
+    return {
+        "heldout_accuracy": float(right.float().mean()),
+        "member_accuracy": [float(a) for a in (chosen > rejected).float().mean(dim=1)],
+        "heldout_pairs": len(heldout),
+    }
