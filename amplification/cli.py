@@ -14,7 +14,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -144,14 +145,15 @@ def _run(args: list[str]) -> int:
     check(config, WHERE)
     folder = options.out or Path("runs") / (path.stem if path else "demo")
     _check_folder(folder)
+    bounds = _bounds(options)
 
     from distill import iterate
     from distill.progress import TerminalReporter
-    from eval.evaluator import RunEvaluator
+    from eval.evaluator import Evaluator
 
     console = _console()
-    evaluator = RunEvaluator(config)
-    report = iterate.run(config, folder, evaluator, TerminalReporter(console))
+    evaluator = Evaluator(config.evaluation.questions, config.evaluation.attacks)
+    report = iterate.run(config, folder, evaluator, TerminalReporter(console), **bounds)
     console.print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
@@ -180,15 +182,24 @@ def _report(args: list[str]) -> int:
     return 0
 
 
+def _bounds(options: RunOptions) -> dict[str, str]:
+    """The options that let a run do a part of its stages."""
+    if options.until and options.only:
+        raise InputError(WHERE, "--until and --only contradict each other", "give one of them")
+    given = {"until": options.until, "only": options.only}
+    return {name: stage for name, stage in given.items() if stage is not None}
+
+
 def _bench(args: list[str]) -> int:
     options = _options(BenchOptions, args, "bench")
-    if options.calls < 2 or options.repeats < 1:
-        raise InputError(WHERE, "--calls and --repeats must be at least 2 and 1", "leave them out for the defaults")
-
-    from amplification.bench import throughput
+    if options.repeats < 1:
+        raise InputError(WHERE, f"--repeats is {options.repeats}", "give a number from 1 on")
 
     serving = _config_of(options.run).serving if options.run else load_config().serving
-    measured = throughput(serving, options.run, options.calls, options.repeats)
+    with _output_to_errors():
+        from amplification.bench import throughput
+
+        measured = throughput(serving, options.run, options.calls, options.repeats)
     print(measured.as_json() if options.json else measured.as_line())
     return 0
 
@@ -200,7 +211,7 @@ def _options(kind: type[Kind], args: list[str], command: str, default: Kind | No
     def refusal(error: ValidationError, place: tuple[str, ...]) -> InputError:
         return refused(RunConfig, error, WHERE, place)
 
-    return parse(kind, args, command, default, refusal=refusal)
+    return parse(kind, args, command, default, refusal)
 
 
 def _config_of(run: Path) -> RunConfig:
@@ -239,6 +250,20 @@ def _console() -> Console:
     from rich.console import Console
 
     return Console()
+
+
+@contextmanager
+def _output_to_errors() -> Iterator[None]:
+    """Send what libraries print, from C++ too, to standard error, so that our result stands alone on the output."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _tell(message: str, code: int) -> int:

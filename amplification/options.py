@@ -23,7 +23,7 @@ Refusal = Callable[[ValidationError, tuple[str, ...]], InputError]
 WHERE = "command line"
 
 
-def parse(kind: type[Kind], args: Sequence[str], command: str, default: Kind | None = None, *, refusal: Refusal) -> Kind:
+def parse(kind: type[Kind], args: Sequence[str], command: str, default: Kind | None, refusal: Refusal) -> Kind:
     """`args` as a `kind`, starting from `default`; `-h` prints all options and exits.
 
     `refusal` words a pydantic error of the part at the given path. Raises InputError for anything not understood.
@@ -36,7 +36,8 @@ def parse(kind: type[Kind], args: Sequence[str], command: str, default: Kind | N
     # Without AvoidSubcommands, a section that may be absent would become a sub-command instead of options.
     config = (tyro.conf.AvoidSubcommands,)
     with tyro_errors.on_parse_error(hook):
-        return tyro.cli(kind, args=list(args), prog=f"amplify {command}", config=config, **extra)
+        parsed: Kind = tyro.cli(kind, args=list(args), prog=f"amplify {command}", config=config, **extra)
+    return parsed
 
 
 def _told(event: tyro_errors.ParseErrorEvent, kind: type[Any], refusal: Refusal) -> InputError:
@@ -91,5 +92,5 @@ def _options(kind: type[Any], prefix: str = "") -> list[str]:
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             names += _options(annotation, f"{option}.")
         else:
-            names.append(f"--{option}" if not prefix else f"--{option.lstrip('-')}")
+            names.append(f"--{option}")
     return names

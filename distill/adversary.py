@@ -156,14 +156,14 @@ class MutationAdversary:
 
     def _chosen(self, candidates: Sequence[Candidate], promises: Sequence[float], rng: random.Random) -> list[int]:
         """Which candidates to judge: the best of every cell (what made it, task) in turn, and some at random."""
-        budget = max(1, round(self.judged_share * len(candidates)))
+        most = max(1, round(self.judged_share * len(candidates)))
         cells: dict[tuple[str, str], list[int]] = {}
         for i in sorted(range(len(candidates)), key=lambda i: -promises[i]):
             cells.setdefault((candidates[i].made_by, candidates[i].task), []).append(i)
         ranked = in_turn(cells)
-        best = ranked[: budget - int(RANDOM_SHARE * budget)]
+        best = ranked[: most - int(RANDOM_SHARE * most)]
         rest = ranked[len(best) :]
-        return sorted([*best, *rng.sample(rest, min(len(rest), budget - len(best)))])
+        return sorted([*best, *rng.sample(rest, min(len(rest), most - len(best)))])
 
     def _judged(
         self, target: Target, tried: Sequence[tuple[Candidate, str, float]], result: SearchResult
@@ -229,9 +229,9 @@ def calls_to_failure(
 ) -> int | None:
     """How many answers of the agent a fresh attacker needs until the first failure; None if `cap` are not enough.
 
-    Every candidate is judged, and the attacker learns from each batch.
+    Every candidate is judged, and the attacker learns from each batch of about `batch`.
     """
-    settings = AdversaryConfig(rounds=-(-cap // batch), candidates=batch)
+    rounds = max(1, cap // batch)
+    settings = AdversaryConfig(rounds=rounds, candidates=max(1, cap // rounds))
     attacker = MutationAdversary(tasks, settings, up_to, judged_share=1.0, first_only=True)
-    calls = (attacker.search(target, seed)).attacker_calls_to_first_failure
-    return calls if calls is not None and calls <= cap else None
+    return attacker.search(target, seed).attacker_calls_to_first_failure

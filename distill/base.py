@@ -40,6 +40,9 @@ HEAD_SIZES = (32, 64)
 MALFORMED = 0.25
 WARM_UP = 20
 CLIP = 1.0
+EMBEDDING_STD = 0.1
+# Rows that go through the model together; a batch is sorted by length and cut into such parts.
+PART = 32
 
 
 def make_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
@@ -65,12 +68,6 @@ def make_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
     )
 
 
-def words_of(tasks: Sequence[Task]) -> tuple[str, ...]:
-    """Every word of the prompt's frame and of the tasks' questions and answers, each once, in a fixed order."""
-    frame = render("direct", question="").split()
-    return tuple(dict.fromkeys([*frame, *(word for task in tasks for word in task.words()), NONSENSE]))
-
-
 def make_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, seed: int) -> LlamaForCausalLM:
     """A Llama with fresh weights. Raises InputError unless each head is 32 or 64 wide, which serving needs."""
     if config.width % config.heads or config.width // config.heads not in HEAD_SIZES:
@@ -94,11 +91,15 @@ def make_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, seed: in
         )
     )
     model.generation_config.pad_token_id = tokenizer.pad_token_id
+    # The library's 0.02 leaves a model this narrow nearly silent at first, and it learns several times slower.
+    torch.nn.init.normal_(model.model.embed_tokens.weight, std=EMBEDDING_STD)
+    torch.nn.init.normal_(model.lm_head.weight, std=EMBEDDING_STD)
     return model
 
 
 def train_base(
-    tasks: Sequence[Task],
+    tasks: Mapping[str, Task],
+    words: Sequence[str],
     model_config: ModelConfig,
     base_config: BaseConfig,
     out: str | Path,
@@ -107,15 +108,16 @@ def train_base(
 ) -> dict[str, Any]:
     """Write a base model and its tokenizer into `out`; for a pretrained one, check it and write where it is.
 
-    Metrics: loss and its floor in nats (equal when the spread is even), tokens, parameters.
+    The tokenizer knows `words` and those of the prompt's frame. Metrics: loss of the answers and its floor in nats
+    (equal when the spread is even), tokens, parameters.
     Raises InputError for a shape that cannot be served or a pretrained model that cannot be used.
     """
     with quiet():
         if model_config.pretrained is not None:
             return adopt_pretrained(model_config.pretrained, Path(out))
-        tokenizer = make_tokenizer(words_of(tasks))
+        tokenizer = make_tokenizer([*render("direct", question="").split(), *words])
         model = make_model(model_config, tokenizer, seed)
-        metrics = _train_form(model, tokenizer, tasks, base_config, seed, progress)
+        metrics = _train_form(model, tokenizer, list(tasks.values()), base_config, seed, progress)
         model.save_pretrained(str(out))
         tokenizer.save_pretrained(str(out))
     return metrics
@@ -191,7 +193,11 @@ def _train_form(
     seed: int,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Minimise the distance to the even spread itself: the mean over evenly drawn answers, without their noise."""
+    """Learn which words follow which in a question, and the even spread over answers.
+
+    The spread itself is the target, which is the mean over evenly drawn answers without their noise. Words of
+    questions are learned because they form features that make every later lesson several times shorter.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).train()
     vocabulary = tokenizer.get_vocab()
@@ -203,19 +209,17 @@ def _train_form(
             group["lr"] = settings.learning_rate * min(1.0, (step + 1) / WARM_UP, 1.05 - step / settings.steps)
         # Sorted by length and split, so that little of a batch is padding.
         examples = sorted(form_examples(tasks, settings.batch, rng), key=lambda example: len(example[0].split()))
-        total = torch.zeros((), device=device)
-        floor = 0.0
-        for start in range(0, len(examples), 64):
-            part = examples[start : start + 64]
+        loss, floor = 0.0, sum(math.log(len(answers)) for _, answers in examples) / len(examples)
+        for start in range(0, len(examples), PART):
+            part = examples[start : start + PART]
             rows = prompt_ids(tokenizer, [question for question, _ in part])
             tokens += sum(len(row) + 1 for row in rows)
-            total = total + _form_loss(model, rows, [answers for _, answers in part], vocabulary, rng)
-            floor += sum(math.log(len(answers)) for _, answers in part)
-        (total / len(examples)).backward()
+            at_words, at_answer = _form_loss(model, rows, [answers for _, answers in part], vocabulary, rng)
+            ((at_words + at_answer) * len(part) / len(examples)).backward()
+            loss += float(at_answer.detach()) * len(part) / len(examples)
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
         optimizer.zero_grad()
-        loss, floor = float(total.detach()) / len(examples), floor / len(examples)
         progress(step + 1, settings.steps)
     return {
         "loss": loss,
@@ -232,18 +236,20 @@ def _form_loss(
     answers: Sequence[Sequence[str]],
     vocabulary: Mapping[str, int],
     rng: random.Random,
-) -> torch.Tensor:
-    """Summed cross-entropy of the answer's token against the even spread, and of the end after any answer."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean cross-entropy of the questions' words, and of the answers' tokens and ends against the even spread."""
     device = model.device
     ids = padded([[*row, vocabulary[rng.choice(a)]] for row, a in zip(rows, answers, strict=True)], vocabulary[PAD])
+    ids = ids.to(device)
     last = torch.tensor([len(row) - 1 for row in rows], device=device)
     spread = torch.zeros(len(rows), model.config.vocab_size)
     for row, choices in enumerate(answers):
         spread[row, [vocabulary[choice] for choice in choices]] = 1 / len(choices)
     # No attention mask: padding is on the right, where a causal model does not look.
-    hidden = model.model(ids.to(device)).last_hidden_state
+    logits = model(input_ids=ids, use_cache=False).logits
     each = torch.arange(len(rows), device=device)
-    at_answer = functional.cross_entropy(model.lm_head(hidden[each, last]), spread.to(device), reduction="sum")
+    words = ids[:, 1:].masked_fill(torch.arange(1, ids.shape[1], device=device) > last[:, None], -100)
+    at_words = functional.cross_entropy(logits[:, :-1].flatten(0, 1), words.flatten())
+    at_answer = functional.cross_entropy(logits[each, last], spread.to(device))
     end = torch.full((len(rows),), vocabulary[EOS], device=device)
-    at_end = functional.cross_entropy(model.lm_head(hidden[each, last + 1]), end, reduction="sum")
-    return at_answer + at_end
+    return at_words, at_answer + functional.cross_entropy(logits[each, last + 1], end)

@@ -35,9 +35,15 @@ class BaseConfig(Settings):
 
 
 class AdapterConfig(Settings):
-    """What of the model is trained: a LoRA adapter carried on from generation to generation, or all weights."""
+    """What of the model is trained, and how it is published.
 
-    method: Literal["lora", "full"] = "lora"
+    lora: a LoRA adapter of `rank`, carried on from generation to generation. linear: the linear layers' whole weights,
+    published as a LoRA adapter whose rank is the model's width, so that it is exact; for small models, whose width a
+    server takes as a rank. full: all weights, published as a model of their own (`rank` and `alpha` mean nothing to
+    the last two).
+    """
+
+    method: Literal["lora", "linear", "full"] = "lora"
     rank: Literal[1, 8, 16, 32, 64, 128, 256] = 64
     alpha: int = Field(default=128, ge=1)
 
@@ -92,6 +98,9 @@ class PPOSettings(Settings):
     learning_rate: float = Field(default=1e-4, gt=0)
     kl_coefficient: float = Field(default=0.02, ge=0)
     temperature: float = Field(default=1.0, gt=0)
+    value_learning_rate: float = Field(default=1e-3, gt=0)
+    critic_warmup: int = Field(default=4, ge=0)  # updates in which the critic alone learns
+    answer_tokens: int = Field(default=1, ge=1)  # longest answer that is explored, its end not counted
 
 
 class DistillConfig(Settings):

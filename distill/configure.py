@@ -19,6 +19,9 @@ Config = TypeVar("Config", bound=BaseModel)
 
 EMBEDDED = "the embedded demo.yaml"
 
+# Widths of an attention head that vLLM's CPU kernels are built for.
+HEAD_SIZES = (32, 64)
+
 
 class _Loader(yaml.SafeLoader):
     """Safe YAML in which a key given twice is an error: the first value would be lost without a word."""
@@ -77,10 +80,20 @@ def check(config: RunConfig, where: str) -> None:
     if config.generations > most:
         problem = f"'generations' is {config.generations}, and the tasks have levels for {most}"
         raise InputError(where, problem, f"set it to {most} or less")
-    model = config.model
-    if model.pretrained is None and (model.width % model.heads or (model.width // model.heads) % 2):
-        problem = f"'model.width' is {model.width}, which does not divide into {model.heads} heads of even size"
-        raise InputError(where, problem, f"set it to a multiple of {2 * model.heads}")
+    _check_model(config, where)
+
+
+def _check_model(config: RunConfig, where: str) -> None:
+    model, serving, adapter = config.model, config.serving, config.distill.adapter
+    if model.pretrained is None and model.width not in (size * model.heads for size in HEAD_SIZES):
+        problem = f"'model.width' is {model.width}, and its {model.heads} heads can each be 32 or 64 wide"
+        raise InputError(where, problem, f"set it to {32 * model.heads} or {64 * model.heads}")
+    if adapter.method == "lora" and adapter.rank > serving.max_lora_rank:
+        problem = f"'serving.max_lora_rank' is {serving.max_lora_rank}, below 'distill.adapter.rank'"
+        raise InputError(where, problem, f"set it to {adapter.rank}")
+    if serving.max_model_len < model.max_length:
+        problem = f"'serving.max_model_len' is {serving.max_model_len}, below 'model.max_length'"
+        raise InputError(where, problem, f"set it to {model.max_length} or more")
 
 
 def dotted_keys(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:

@@ -4,25 +4,52 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 
 from amplification.errors import InputError
-from distill.weights import answer_ids, padded, prompt_ids, quiet, require_safetensors
+from distill.config import RewardConfig
+from distill.weights import answer_ids, load_tokenizer, padded, prompt_ids, quiet, require_safetensors
 
 CALIBRATION_FILE = "ensemble.json"
 ROWS_AT_ONCE = 256
 
+REMEDY = "run the reward stage again"
+
 Aggregate = Literal["mean_minus_spread", "minimum"]
 
 
-def save_calibration(folder: Path, centre: Sequence[float], scale: Sequence[float]) -> None:
-    """Write what turns each member's raw score into a centred one: (raw - centre) / scale."""
-    (folder / CALIBRATION_FILE).write_text(json.dumps({"centre": list(centre), "scale": list(scale)}), encoding="utf-8")
+@dataclass(frozen=True)
+class Calibration:
+    """What turns each member's raw score into a centred one, (raw - centre) / scale, and how members are combined."""
+
+    centre: tuple[float, ...]
+    scale: tuple[float, ...]
+    aggregate: Aggregate
+
+
+def save_calibration(folder: Path, calibration: Calibration) -> None:
+    """Write ensemble.json."""
+    (folder / CALIBRATION_FILE).write_text(json.dumps(asdict(calibration)), encoding="utf-8")
+
+
+def read_calibration(folder: Path, members: int) -> Calibration:
+    """Read ensemble.json. Raises InputError if it is missing, malformed or for another number of members."""
+    file = folder / CALIBRATION_FILE
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        centre, scale = ([float(v) for v in values[key]] for key in ("centre", "scale"))
+        aggregate = values["aggregate"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(file, "missing or not what the reward stage writes", REMEDY) from error
+    if not len(centre) == len(scale) == members or aggregate not in get_args(Aggregate):
+        raise InputError(file, f"it does not fit the {members} members beside it", REMEDY)
+    return Calibration(tuple(centre), tuple(scale), aggregate)
 
 
 class _Members(torch.nn.Module):
@@ -51,42 +78,41 @@ class RewardEnsemble(torch.nn.Module):
     base_model_prefix = "members"
 
     def __init__(
-        self, members: Sequence[torch.nn.Module], tokenizer: PreTrainedTokenizerBase, aggregate: Aggregate
+        self, members: Sequence[torch.nn.Module], tokenizer: PreTrainedTokenizerBase, calibration: Calibration
     ) -> None:
         super().__init__()
         self.members = _Members(members)
         self.tokenizer = tokenizer
-        self.rule = aggregate
+        self.rule = calibration.aggregate
         self.centre: torch.Tensor
         self.scale: torch.Tensor
-        self.register_buffer("centre", torch.zeros(len(members)))
-        self.register_buffer("scale", torch.ones(len(members)))
+        self.register_buffer("centre", torch.tensor(calibration.centre))
+        self.register_buffer("scale", torch.tensor(calibration.scale))
         self.eval().requires_grad_(False)
 
     @classmethod
-    def load(cls, folder: str | Path, tokenizer: PreTrainedTokenizerBase, aggregate: Aggregate) -> RewardEnsemble:
-        """The ensemble in `folder`. Raises InputError if it is incomplete, pickled or made for another tokenizer."""
+    def load(cls, base: str | Path, folder: str | Path, settings: RewardConfig | None = None) -> RewardEnsemble:
+        """The ensemble in `folder` for agents over `base`, combined as when it was trained or as `settings` say.
+
+        Raises InputError if it is incomplete, pickled or made for another tokenizer.
+        """
         path = Path(folder)
         places = sorted(path.glob("member-*"), key=lambda place: int(place.name.rpartition("-")[2]))
         if not places:
             raise InputError(path, "no reward model (member-0) in this folder", "run the reward stage first")
         members = []
         with quiet():
+            tokenizer = load_tokenizer(base)
             for place in places:
                 require_safetensors(place)
                 if AutoTokenizer.from_pretrained(str(place)).get_vocab() != tokenizer.get_vocab():
                     problem = "this reward model was made for another tokenizer than the policy's"
                     raise InputError(place, problem, "train the reward model on this run's base")
                 members.append(AutoModelForSequenceClassification.from_pretrained(str(place), use_safetensors=True))
-        ensemble = cls(members, tokenizer, aggregate)
-        file = path / CALIBRATION_FILE
-        if file.is_file():
-            values = json.loads(file.read_text(encoding="utf-8"))
-            if len(values["centre"]) != len(members):
-                raise InputError(file, f"it is for {len(values['centre'])} members", "run the reward stage again")
-            ensemble.centre.copy_(torch.tensor(values["centre"]))
-            ensemble.scale.copy_(torch.tensor(values["scale"]))
-        return ensemble
+        calibration = read_calibration(path, len(members))
+        if settings is not None:
+            calibration = replace(calibration, aggregate=settings.aggregate)
+        return cls(members, tokenizer, calibration)
 
     def aggregate(self, scores: torch.Tensor) -> torch.Tensor:
         """[members, ...] -> [...]: never above the members' mean."""
@@ -113,6 +139,7 @@ class RewardEnsemble(torch.nn.Module):
             raw[part] = hidden[torch.arange(len(part)), last].cpu()
         return ((raw - self.centre.cpu()) / self.scale.cpu()).T
 
-    def rewards(self, questions: Sequence[str], answers: Sequence[str]) -> torch.Tensor:
-        """The conservative reward of each answer to each question, [n]."""
-        return self.aggregate(self.scores(questions, answers))
+    def rate(self, questions: Sequence[str], answers: Sequence[str]) -> list[float]:
+        """The conservative reward of each answer to each question."""
+        values: list[float] = self.aggregate(self.scores(questions, answers)).tolist()
+        return values

@@ -6,7 +6,6 @@ to the longest, computes logits for every position, and keeps an entropy and an 
 
 from __future__ import annotations
 
-import random
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -45,9 +44,7 @@ class ProgressCallback(TrainerCallback):
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.progress(state.global_step, state.max_steps)
 
 
@@ -96,7 +93,7 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
 def warm_start(
     base: str | Path,
     adapter_in: str | Path | None,
-    labels: Dataset,
+    labels: Sequence[Mapping[str, Any]],
     adapter_config: AdapterConfig,
     settings: WarmStartConfig,
     out: str | Path,
@@ -105,7 +102,7 @@ def warm_start(
 ) -> dict[str, Any]:
     """Train the agent on the labels' training part and write it into `out`; the loss is on answers and ends alone.
 
-    `labels` has columns question, answer and part. Starts from `adapter_in`, or from the base.
+    `labels` are rows with question, answer and part. Starts from `adapter_in`, or from the base.
     Metrics: examples, loss of the last steps, tokens, parameters, examples_per_second.
     Raises InputError if there is nothing to train on or `adapter_in` is of another kind.
     """
@@ -126,7 +123,7 @@ def warm_start(
         begun = time.monotonic()
         result = trainer.train()
         seconds = time.monotonic() - begun
-        save_policy(policy, tokenizer, out)
+        save_policy(policy, base, adapter_config, out)
     return {
         "examples": len(rows),
         "loss": result.training_loss,
@@ -138,9 +135,9 @@ def warm_start(
     }
 
 
-def tokenised(tokenizer: Any, labels: Dataset) -> Dataset:
+def tokenised(tokenizer: Any, labels: Sequence[Mapping[str, Any]]) -> Dataset:
     """Columns input_ids and labels of the training part. Raises InputError if that is empty."""
-    rows = [(row["question"], row["answer"]) for row in labels.to_list() if row["part"] == "train"]
+    rows = [(row["question"], row["answer"]) for row in labels if row["part"] == "train"]
     if not rows:
         raise InputError("labels", "no label is of the training part", "ask H^A more questions or hold out fewer")
     prompts = prompt_ids(tokenizer, [question for question, _ in rows])

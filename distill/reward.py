@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,14 @@ import torch
 from datasets import Dataset
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase, PrinterCallback
-from trl import RewardConfig as TrlRewardConfig, RewardTrainer
+from trl import RewardConfig as TrlRewardConfig
+from trl import RewardTrainer
 
 from amplification.errors import InputError
-from amplification.tasks.base import NONSENSE
+from amplification.question import Answer
+from amplification.tasks.base import NONSENSE, Task
 from distill.config import RewardConfig
-from distill.ensemble import RewardEnsemble, save_calibration
+from distill.ensemble import Calibration, RewardEnsemble, save_calibration
 from distill.imitation import PART, ProgressCallback
 from distill.progress import Progress
 from distill.weights import (
@@ -37,31 +39,35 @@ from distill.weights import (
     scorer_from,
 )
 
+# Share of the labels for which `nonsense` may be rejected before other answers are.
+NONSENSE_SHARE = 0.3
+
 
 def make_pairs(
-    labels: Dataset,
-    valid: Mapping[str, Sequence[str]],
-    samples: Mapping[str, Sequence[str]],
-    pairs_per_label: int,
+    tasks: Mapping[str, Task],
+    labels: Sequence[Mapping[str, Any]],
+    ask: Callable[[Sequence[str]], Sequence[Answer]],
+    settings: RewardConfig,
     seed: int,
-) -> Dataset:
-    """Columns question, chosen, rejected, part: H^A's answer before another answer to the same question.
+) -> list[dict[str, str]]:
+    """Rows with question, chosen, rejected, part: H^A's answer before another answer to the same question.
 
-    The other answer is, in this order: one that the agent itself gave (`samples`) and that is not H^A's; then another
-    answer of the right form (`valid`) or `nonsense`. A question in neither is paired with answers to other questions.
+    `ask` is the agent. Its answer is the first to be rejected where it is not H^A's; then come others of the right
+    form (for a question that makes no sense: answers to other questions) and `nonsense`, in a random order.
     """
     rng = random.Random(f"{seed}/pairs")
-    rows = labels.to_list()
-    everything = list(dict.fromkeys(str(row["answer"]) for row in rows))
+    questions = [str(row["question"]) for row in labels]
+    everyone = [str(row["answer"]) for row in labels]
     pairs: list[dict[str, str]] = []
-    for row in rows:
-        question, chosen = str(row["question"]), str(row["answer"])
-        sampled = [a for a in dict.fromkeys(samples.get(question, ())) if a and a != chosen]
-        others = [a for a in dict.fromkeys([*valid.get(question, everything), NONSENSE]) if a != chosen]
-        rng.shuffle(others)
-        rejected = list(dict.fromkeys([*sampled, *others]))[:pairs_per_label]
+    for row, question, answer in zip(labels, questions, ask(questions), strict=True):
+        chosen, task = str(row["answer"]), tasks.get(str(row["task"]))
+        other = list(task.valid_answers(question)) if task else rng.sample(everyone, min(len(everyone), 16))
+        rng.shuffle(other)
+        other.insert(rng.randrange(len(other) + 1) if rng.random() < NONSENSE_SHARE else len(other), NONSENSE)
+        own = [answer.text] if answer.ok and answer.text else []
+        rejected = [text for text in dict.fromkeys([*own, *other]) if text != chosen][: settings.pairs_per_label]
         pairs += [{"question": question, "chosen": chosen, "rejected": r, "part": str(row["part"])} for r in rejected]
-    return Dataset.from_list(pairs)
+    return pairs
 
 
 class PairCollator:
@@ -109,7 +115,7 @@ class PairTrainer(RewardTrainer):  # type: ignore[misc]
 def train_reward(
     base: str | Path,
     adapter: str | Path | None,
-    pairs: Dataset,
+    pairs: Sequence[Mapping[str, str]],
     settings: RewardConfig,
     out: str | Path,
     seed: int,
@@ -123,9 +129,9 @@ def train_reward(
     """
     with quiet():
         tokenizer = load_tokenizer(base)
-        train, heldout = (pairs.filter(lambda row, part=part: row["part"] == part) for part in ("train", "heldout"))
+        train, heldout = ([row for row in pairs if row["part"] == part] for part in ("train", "heldout"))
         for name, part in (("training", train), ("held-out", heldout)):
-            if not len(part):
+            if not part:
                 raise InputError("labels", f"no pair is of the {name} part", "ask H^A more questions")
         agent = load_merged(base, adapter)
         rows = tokenised_pairs(tokenizer, train)
@@ -141,9 +147,8 @@ def train_reward(
             model.save_pretrained(str(folder))
             tokenizer.save_pretrained(str(folder))
         seconds = time.monotonic() - begun
-        metrics = calibrate(Path(out), tokenizer, heldout, settings)
-        heldout_rows = tokenised_pairs(tokenizer, heldout)
-        scored = sum(len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in heldout_rows)
+        metrics = calibrate(base, Path(out), heldout, settings)
+        scored = sum(len(row) for column in tokenised_pairs(tokenizer, heldout).to_dict().values() for row in column)
     return metrics | {
         "pairs": len(rows),
         "forward_tokens": scored * settings.members,
@@ -153,9 +158,8 @@ def train_reward(
     }
 
 
-def tokenised_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Dataset) -> Dataset:
+def tokenised_pairs(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[str, str]]) -> Dataset:
     """Columns chosen_ids and rejected_ids: prompt, answer and end of sequence."""
-    rows = pairs.to_list()
     prompts = prompt_ids(tokenizer, [row["question"] for row in rows])
     columns = {}
     for name in ("chosen", "rejected"):
@@ -211,19 +215,19 @@ def _train_member(
 
 
 def calibrate(
-    folder: Path, tokenizer: PreTrainedTokenizerBase, heldout: Dataset, settings: RewardConfig
+    base: str | Path, folder: Path, heldout: Sequence[Mapping[str, str]], settings: RewardConfig
 ) -> dict[str, Any]:
     """Write each member's centre and scale, measured on the held-out pairs; returns the ensemble's accuracies there."""
-    ensemble = RewardEnsemble.load(folder, tokenizer, settings.aggregate)
-    questions = list(heldout["question"])
-    chosen = ensemble.scores(questions, list(heldout["chosen"]))
-    rejected = ensemble.scores(questions, list(heldout["rejected"]))
+    count = settings.members
+    save_calibration(folder, Calibration((0.0,) * count, (1.0,) * count, settings.aggregate))
+    ensemble = RewardEnsemble.load(base, folder)
+    questions = [row["question"] for row in heldout]
+    chosen = ensemble.scores(questions, [row["chosen"] for row in heldout])
+    rejected = ensemble.scores(questions, [row["rejected"] for row in heldout])
     centre = (chosen.mean(dim=1) + rejected.mean(dim=1)) / 2
     # A member that orders nothing must not be blown up to look as if it did.
     scale = ((chosen.mean(dim=1) - rejected.mean(dim=1)) / 2).clamp(min=0.1)
-    save_calibration(folder, centre.tolist(), scale.tolist())
-    ensemble.centre.copy_(centre)
-    ensemble.scale.copy_(scale)
+    save_calibration(folder, Calibration(tuple(centre.tolist()), tuple(scale.tolist()), settings.aggregate))
     chosen, rejected = ((s - centre[:, None]) / scale[:, None] for s in (chosen, rejected))
     right = ensemble.aggregate(chosen) > ensemble.aggregate(rejected)
     return {

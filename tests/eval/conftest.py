@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
+
+import pytest
 
 from eval.results import RunResults
 
@@ -82,8 +85,8 @@ def generation(n: int, **changes: Any) -> dict[str, Any]:
     return made | changes
 
 
-def run(generations: int = 4, **changes: Any) -> RunResults:
-    """The made-up run, with some of its parts replaced."""
+def run(generations: list[dict[str, Any]] | None = None, **changes: Any) -> RunResults:
+    """The made-up run, with other generations or some of its parts replaced."""
     made: dict[str, Any] = {
         "name": "sample",
         "config": {"seed": 1, "tasks": list(TASKS), "limits": {"calls": 1000, "seconds": 600.0}},
@@ -94,6 +97,12 @@ def run(generations: int = 4, **changes: Any) -> RunResults:
         "chance": {
             task: {str(level): {"chance": CHANCE[task], "questions": QUESTIONS} for level in LEVELS} for task in TASKS
         },
-        "generations": [generation(n) for n in range(generations)],
+        "generations": [generation(n) for n in range(4)] if generations is None else generations,
     }
     return RunResults.model_validate(made | changes)
+
+
+@pytest.fixture
+def sample() -> SimpleNamespace:
+    """The makers of made-up results: run, generation, ladder, merged."""
+    return SimpleNamespace(run=run, generation=generation, ladder=ladder, merged=merged, levels=LEVELS, tasks=TASKS)
