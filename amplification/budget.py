@@ -36,7 +36,16 @@ class OutOfBudget(Exception):
 class Account:
     """One node's part of the budget."""
 
-    __slots__ = ("calls", "calls_reserved", "calls_spent", "deadline", "depth", "tokens", "tokens_reserved", "tokens_spent")
+    __slots__ = (
+        "calls",
+        "calls_reserved",
+        "calls_spent",
+        "deadline",
+        "depth",
+        "tokens",
+        "tokens_reserved",
+        "tokens_spent",
+    )
 
     def __init__(self, calls: int, tokens: int, depth: int, deadline: float) -> None:
         self.calls, self.tokens, self.depth, self.deadline = calls, tokens, depth, deadline

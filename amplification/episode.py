@@ -40,13 +40,16 @@ class Cost:
         self.tokens_saved += other.tokens_saved
 
 
+UNFINISHED = Answer.failed("not finished")
+
+
 @dataclass(slots=True)
 class Node:
     """One answered question in the tree. `by` is "agent", "memo" or "amplified"; children in the order asked."""
 
     question: Question
     by: str
-    answer: Answer = Answer.failed("not finished")
+    answer: Answer = UNFINISHED
     stop: StopReason | None = None
     children: list[Node] = field(default_factory=list)
 

@@ -76,7 +76,9 @@ class Store:
             metadata.create_all(self.engine)
             self._check_format(where)
         except OperationalError as error:
-            raise InputError(where, f"the store cannot be opened ({error.orig})", "check that the folder is writable") from error
+            raise InputError(
+                where, f"the store cannot be opened ({error.orig})", "check that the folder is writable"
+            ) from error
         except DatabaseError as error:
             remedy = "move the file away; the run then asks again"
             raise InputError(where, f"the store is not a readable database ({error.orig})", remedy) from error
@@ -91,7 +93,9 @@ class Store:
             if found is None:
                 connection.execute(meta_table.insert().values(key="format", value=str(FORMAT)))
             elif int(found) > FORMAT:
-                raise InputError(where, f"format {found} is newer than this version reads ({FORMAT})", "upgrade this package")
+                raise InputError(
+                    where, f"format {found} is newer than this version reads ({FORMAT})", "upgrade this package"
+                )
 
     def insert(self, table: Table, rows: Sequence[dict[str, Any]]) -> None:
         """Write rows in one transaction; a row whose key is already there is left as it is.
@@ -100,18 +104,20 @@ class Store:
         """
         if not rows:
             return
-        statement = table.insert()
+        statement: Any = table.insert()
         if self.engine.dialect.name == "sqlite":
             statement = statement.prefix_with("OR IGNORE")
         elif self.engine.dialect.name == "postgresql":
             from sqlalchemy.dialects.postgresql import insert
 
-            statement = insert(table).on_conflict_do_nothing()  # type: ignore[assignment]
+            statement = insert(table).on_conflict_do_nothing()
         try:
             with self.engine.begin() as connection:
                 connection.execute(statement, list(rows))
         except DatabaseError as error:
-            raise StageError(f"{self.url}: cannot write to the store ({error.orig}); free some space and run again") from error
+            raise StageError(
+                f"{self.url}: cannot write to the store ({error.orig}); free some space and run again"
+            ) from error
 
     def add_episodes(self, scope: str, episodes: Sequence[Episode]) -> None:
         self.insert(episode_table, [_episode_row(scope, episode) for episode in episodes])

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from statistics import median_low
+from typing import Any, Protocol, get_args
 
 from amplification.tasks.attack_families import sampled
 from amplification.tasks.attacks import extra_words
 from amplification.tasks.base import NONSENSE, Task
-from amplification.verdict import AnswerTexts, JudgeTexts, failure_of
+from amplification.verdict import AnswerTexts, Failure, JudgeTexts, failure_of
 from distill.archive import Archive, Found, capped, in_turn, write_found
 from distill.config import AdversaryConfig
 from distill.mutation import Candidate, Mutator
@@ -82,8 +83,8 @@ class MutationAdversary:
     """Mutates training questions, its own finds and near misses; judges the most promising of each round.
 
     `tasks` at levels up to the index `up_to` give the first parents. `judged_share`: the part of a round's candidates
-    that H^A is asked about. `cell_cap`: finds kept for a cell of the archive. `first_only` ends the search with the
-    first round that brought a failure.
+    that H^A is asked about. `cell_cap`: finds kept for a cell of the archive. `kinds`: which failures count.
+    `first_only` ends the search with the first round that brought a failure.
     """
 
     name = "mutation"
@@ -95,10 +96,12 @@ class MutationAdversary:
         up_to: int,
         judged_share: float = 0.5,
         cell_cap: int = 8,
+        kinds: Collection[Failure] = get_args(Failure),
         first_only: bool = False,
     ) -> None:
         self.tasks, self.settings, self.up_to = dict(tasks), settings, up_to
-        self.judged_share, self.cell_cap, self.first_only = judged_share, cell_cap, first_only
+        self.judged_share, self.cell_cap = judged_share, cell_cap
+        self.kinds, self.first_only = frozenset(kinds), first_only
         words = [word for task in tasks.values() for word in task.words()]
         self.mutator = Mutator(tasks, up_to, tuple(dict.fromkeys([*words, *extra_words()])))
 
@@ -172,10 +175,10 @@ class MutationAdversary:
         judged = list(target.judge([candidate.text for candidate, _, _ in tried]))
         result.judged += len(judged)
         result.dropped += sum(view is None for view in judged)
-        failures = []
+        failures: list[Found] = []
         for (candidate, answer, promise), view in zip(tried, judged, strict=True):
             kind = None if view is None else failure_of(answer, view)
-            if view is not None and kind is not None:
+            if view is not None and kind in self.kinds:
                 failures.append(
                     Found(candidate.text, view, answer, candidate.made_by, candidate.task, kind, False, promise)
                 )
@@ -225,13 +228,18 @@ def hunt(
 
 
 def calls_to_failure(
-    tasks: Mapping[str, Task], target: Target, up_to: int, cap: int, seed: int, batch: int = 50
+    tasks: Mapping[str, Task], target: Target, up_to: int, cap: int, seed: int, batch: int = 50, attackers: int = 5
 ) -> int | None:
-    """How many answers of the agent a fresh attacker needs until the first failure; None if `cap` are not enough.
+    """How many answers of the agent an attacker needs until it first gets one to a question that makes no sense.
 
-    Every candidate is judged, and the attacker learns from each batch of about `batch`.
+    The median over fresh attackers, for one is mostly luck; None if `cap` calls were not enough for most of them. Each
+    judges every candidate and learns from each batch of about `batch`. A wrong answer to a question with a meaning
+    does not count: that is a lack of skill, and `eval.ladder` measures it.
     """
     rounds = max(1, cap // batch)
     settings = AdversaryConfig(rounds=rounds, candidates=max(1, cap // rounds))
-    attacker = MutationAdversary(tasks, settings, up_to, judged_share=1.0, first_only=True)
-    return attacker.search(target, seed).attacker_calls_to_first_failure
+    counted: tuple[Failure, ...] = ("answered_nonsense",)
+    attacker = MutationAdversary(tasks, settings, up_to, judged_share=1.0, kinds=counted, first_only=True)
+    calls = [attacker.search(target, seed + place).attacker_calls_to_first_failure for place in range(attackers)]
+    middle = median_low([count if count is not None else cap + 1 for count in calls])
+    return middle if middle <= cap else None

@@ -29,9 +29,7 @@ def generation_seed(seed: int, generation: int) -> int:
     return seed * SEEDS_A_GENERATION + generation
 
 
-def curriculum(
-    tasks: Mapping[str, Task], generation: int, new: int, replay: int, seed: int
-) -> list[Chosen]:
+def curriculum(tasks: Mapping[str, Task], generation: int, new: int, replay: int, seed: int) -> list[Chosen]:
     """Training questions of generation n: `new` of each task at levels[n], `replay` at each level before."""
     chosen = []
     for task in tasks.values():
@@ -79,7 +77,9 @@ def practice(
         for level in older:
             texts += _draw(task, level, replay, generation_seed(seed, generation))
         texts += _draw(task, task.levels[generation], each - replay * len(older), generation_seed(seed, generation))
-    attacked = [choice.question for choice in attack_questions(tasks, hostile, found, generation_seed(seed, generation))]
+    attacked = [
+        choice.question for choice in attack_questions(tasks, hostile, found, generation_seed(seed, generation))
+    ]
     return texts + attacked, len(attacked)
 
 

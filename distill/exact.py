@@ -25,9 +25,7 @@ def linear_layers(model: PreTrainedModel) -> dict[str, torch.nn.Linear]:
     """The layers that an adapter can change, by name: every linear layer but the output head."""
     head = model.get_output_embeddings()
     return {
-        name: layer
-        for name, layer in model.named_modules()
-        if isinstance(layer, torch.nn.Linear) and layer is not head
+        name: layer for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear) and layer is not head
     }
 
 
@@ -45,7 +43,9 @@ def save_exact(model: PreTrainedModel, base: PreTrainedModel, out: str | Path) -
     rank = max(min(layer.weight.shape) for layer in theirs.values())
     if rank > MAX_RANK:
         raise InputError(
-            "distill.adapter.method", f"'linear' on a model of width {rank} is more than the rank {MAX_RANK}", "use 'lora'"
+            "distill.adapter.method",
+            f"'linear' on a model of width {rank} is more than the rank {MAX_RANK}",
+            "use 'lora'",
         )
     tensors: dict[str, torch.Tensor] = {}
     for name, layer in linear_layers(model).items():

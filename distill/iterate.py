@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from amplification.agent import Agent
 from amplification.episode import Cost
+from amplification.errors import InputError
 from amplification.store import Store
 from amplification.tasks import vocabulary
 from amplification.tasks.attacks import extra_words
@@ -19,12 +20,16 @@ from distill.judgement import Judge
 from distill.ledger import generation_cost
 from distill.models import Ask, Models
 from distill.progress import Progress, Reporter
-from distill.stage import Done, Metrics, RunFolder, exclusive
+from distill.stage import Done, Metrics, RunFolder, Work, exclusive
 
 # A cap on calls of the agent -> how many an attacker needed until its first failure, None if that was not enough.
 Attacker = Callable[[int], int | None]
 
 STAGES = ("labels", "warm_start", "reward", "adversary", "agent", "evaluation")
+
+
+class _Ended(Exception):
+    """Raised inside `Iteration` alone, after the last stage that it was told to do."""
 
 
 class Evaluator(Protocol):
@@ -46,10 +51,25 @@ class Evaluator(Protocol):
 
 
 class Iteration:
-    """One run in one folder. `until` ends it early, after the stage of that name (for example generation-1/labels)."""
+    """One run in one folder. `until` ends it after the stage of that name; `only` does that stage and no other."""
 
-    def __init__(self, config: RunConfig, folder: Path, evaluator: Evaluator, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        folder: Path,
+        evaluator: Evaluator,
+        reporter: Reporter,
+        until: str | None = None,
+        only: str | None = None,
+    ) -> None:
         self.config, self.evaluator, self.reporter = config, evaluator, reporter
+        self.until, self.only = until, only
+        self.names = stage_names(config)
+        for name in (until, only):
+            if name is not None and name not in self.names:
+                raise InputError(
+                    "command line", f"this run has no stage '{name}'", f"choose from {', '.join(self.names)}"
+                )
         self.run_folder = RunFolder(folder, config, reporter)
         self.folder = folder
         self.models = Models(config, Store.at(folder / "store.sqlite"))
@@ -58,17 +78,29 @@ class Iteration:
     def close(self) -> None:
         self.models.close()
 
-    def run(self) -> Path:
-        """All stages that are not complete yet, then the report. Returns the report's path."""
-        generations = self.config.generations + 1
-        distill = self.config.distill
-        left_out = (not distill.warm_start.enabled) + (not distill.adversary.enabled)
-        self.reporter.expect(2 + generations * (len(STAGES) - left_out))
-        base = self.run_folder.stage("base", self._train_base)
+    def run(self) -> Path | None:
+        """All stages that are not complete yet, then the report. Returns its path, None if told to end before it."""
+        self.reporter.expect(len(self.names))
+        try:
+            return self._run()
+        except _Ended:
+            return None
+
+    def stage(self, name: str, work: Work) -> Done:
+        """One stage of this run, unless it is told to do another one only."""
+        if self.only not in (None, name) and not (self.folder / name).exists():
+            raise InputError(self.folder / name, "this earlier stage is not complete", f"do it first: --only {name}")
+        done = self.run_folder.stage(name, work)
+        if name in (self.until, self.only):
+            raise _Ended
+        return done
+
+    def _run(self) -> Path:
+        base = self.stage("base", self._train_base)
         start = self.models.agent("base", base.folder, None)
-        base_evaluation = self.run_folder.stage("base_evaluation", self._evaluate("base_evaluation", {"agent": start}, None))
+        base_evaluation = self.stage("base_evaluation", self._evaluate("base_evaluation", {"agent": start}, None))
         results, adapter = [], None
-        for n in range(generations):
+        for n in range(self.config.generations + 1):
             done = self._generation(n, base.folder, adapter)
             adapter = done["agent"].folder
             results.append(self._result(n, done))
@@ -88,8 +120,8 @@ class Iteration:
         done: dict[str, Done] = {}
         previous = self.models.agent(f"A{n - 1}" if n else "base", base, adapter)
 
-        def stage(name: str, work: Callable[[Path, Progress], Metrics]) -> Path:
-            done[name] = self.run_folder.stage(f"generation-{n}/{name}", work)
+        def stage(name: str, work: Work) -> Path:
+            done[name] = self.stage(f"generation-{n}/{name}", work)
             return done[name].folder
 
         labels = stage("labels", self._label(n, previous))
@@ -112,9 +144,11 @@ class Iteration:
         from distill.base import train_base
 
         words = (*vocabulary(), *extra_words())
-        return train_base(self.models.tasks, words, self.config.model, self.config.base, out, self.config.seed, progress)
+        return train_base(
+            self.models.tasks, words, self.config.model, self.config.base, out, self.config.seed, progress
+        )
 
-    def _label(self, n: int, previous: Agent) -> Callable[[Path, Progress], Metrics]:
+    def _label(self, n: int, previous: Agent) -> Work:
         def work(out: Path, progress: Progress) -> Metrics:
             from distill.curriculum import choose
             from distill.labels import make_labels
@@ -127,7 +161,7 @@ class Iteration:
 
         return work
 
-    def _warm_start(self, n: int, base: Path, adapter: Path | None, labels: Path) -> Callable[[Path, Progress], Metrics]:
+    def _warm_start(self, n: int, base: Path, adapter: Path | None, labels: Path) -> Work:
         def work(out: Path, progress: Progress) -> Metrics:
             from distill.imitation import warm_start
             from distill.labels import read_labels
@@ -139,7 +173,7 @@ class Iteration:
 
         return work
 
-    def _reward(self, n: int, base: Path, start: Path | None, labels: Path) -> Callable[[Path, Progress], Metrics]:
+    def _reward(self, n: int, base: Path, start: Path | None, labels: Path) -> Work:
         def work(out: Path, progress: Progress) -> Metrics:
             from distill.labels import read_labels
             from distill.reward import make_pairs, train_reward
@@ -152,12 +186,10 @@ class Iteration:
 
         return work
 
-    def _attack(
-        self, n: int, warm: Agent, previous: Agent, reward: Path, base: Path
-    ) -> Callable[[Path, Progress], Metrics]:
+    def _attack(self, n: int, warm: Agent, previous: Agent, reward: Path, base: Path) -> Work:
         def work(out: Path, progress: Progress) -> Metrics:
             from distill.adversary import MutationAdversary, hunt
-            from distill.reward import RewardEnsemble
+            from distill.ensemble import RewardEnsemble
 
             settings, scope = self.config.distill.adversary, f"generation-{n}/adversary"
             used = Cost()
@@ -171,9 +203,7 @@ class Iteration:
 
         return work
 
-    def _ppo(
-        self, n: int, base: Path, start: Path | None, reward: Path, found: list[str]
-    ) -> Callable[[Path, Progress], Metrics]:
+    def _ppo(self, n: int, base: Path, start: Path | None, reward: Path, found: list[str]) -> Work:
         def work(out: Path, progress: Progress) -> Metrics:
             from distill.curriculum import practice
             from distill.ppo import train_ppo
@@ -188,9 +218,7 @@ class Iteration:
 
         return work
 
-    def _evaluate(
-        self, scope: str, agents: Mapping[str, Agent], amplified: Agent | None
-    ) -> Callable[[Path, Progress], Metrics]:
+    def _evaluate(self, scope: str, agents: Mapping[str, Agent], amplified: Agent | None) -> Work:
         """Measure agents and, given one that has been trained, H^A with it, its robustness and its predecessor's."""
 
         def work(_out: Path, progress: Progress) -> Metrics:
@@ -255,13 +283,32 @@ def _found(folder: Path) -> list[str]:
     return [found.question for found in read_found(folder / "found.parquet")]
 
 
-def run(config: RunConfig, folder: Path, evaluator: Evaluator, reporter: Reporter) -> Path:
-    """Run, or carry on with, iterated amplification in `folder`. Returns the path of the report.
+def stage_names(config: RunConfig) -> list[str]:
+    """The stages of a run in the order in which they are done."""
+    left_out = set()
+    if not config.distill.warm_start.enabled:
+        left_out.add("warm_start")
+    if not config.distill.adversary.enabled:
+        left_out.add("adversary")
+    kept = [name for name in STAGES if name not in left_out]
+    each = [f"generation-{n}/{name}" for n in range(config.generations + 1) for name in kept]
+    return ["base", "base_evaluation", *each]
+
+
+def run(
+    config: RunConfig,
+    folder: Path,
+    evaluator: Evaluator,
+    reporter: Reporter,
+    until: str | None = None,
+    only: str | None = None,
+) -> Path | None:
+    """Run, or carry on with, iterated amplification in `folder`. Returns the report's path, None if ended before it.
 
     Raises InputError for a folder of another configuration, StageError for a stage that fails.
     """
     with exclusive(folder):
-        iteration = Iteration(config, folder, evaluator, reporter)
+        iteration = Iteration(config, folder, evaluator, reporter, until, only)
         try:
             return iteration.run()
         finally:

@@ -14,6 +14,8 @@ from distill.judgement import Judge
 from distill.progress import Progress
 
 LABELS_FILE = "labels.parquet"
+
+
 def make_labels(
     judge: Judge, chosen: Iterable[Chosen], settings: LabelsConfig, out: Path, progress: Progress
 ) -> dict[str, Any]:

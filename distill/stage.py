@@ -63,10 +63,12 @@ class RunFolder:
         except AmplifyError:
             raise
         except (OSError, MemoryError, RuntimeError) as error:
-            raise StageError(f"{self.folder}: stage {name} failed ({_reason(error)}); mend it and run the same command") from error
+            raise StageError(
+                f"{self.folder}: stage {name} failed ({_reason(error)}); mend it and run the same command"
+            ) from error
         seconds = time.monotonic() - started
         _write_done(partial, metrics, seconds)
-        os.replace(partial, folder)
+        partial.replace(folder)
         self.reporter.finished(name, seconds, metrics)
         return Done(folder, metrics, seconds)
 
@@ -104,7 +106,7 @@ def write_atomically(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def _file_digest(path: Path) -> str:
@@ -129,7 +131,9 @@ def _claim(folder: Path, config: RunConfig) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(path, yaml.safe_dump(mine, sort_keys=False))
         except OSError as error:
-            raise InputError(folder, f"cannot be written ({error.strerror})", "choose another folder with --out") from error
+            raise InputError(
+                folder, f"cannot be written ({error.strerror})", "choose another folder with --out"
+            ) from error
         return
     theirs = read_run_config(path)
     if theirs["config"] != mine["config"]:
@@ -149,7 +153,9 @@ def read_run_config(path: Path) -> dict[str, Any]:
     except (OSError, yaml.YAMLError, TypeError, KeyError, ValueError, AttributeError) as error:
         raise InputError(path, "the run's configuration is damaged", "restore it, or delete the run folder") from error
     if found > RUN_FORMAT:
-        raise InputError(path, f"format {found} is newer than this version reads ({RUN_FORMAT})", "upgrade this package")
+        raise InputError(
+            path, f"format {found} is newer than this version reads ({RUN_FORMAT})", "upgrade this package"
+        )
     return dict(record)
 
 

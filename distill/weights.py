@@ -101,50 +101,33 @@ def is_adapter(folder: str | Path) -> bool:
 
 
 def load_policy(base: str | Path, agent: str | Path | None, settings: AdapterConfig, seed: int) -> PreTrainedModel:
-    """A model to train: the agent's adapter carried on, or a fresh one on the base, or all weights ("full").
+    """A model to train: the agent carried on, or the base, with what `settings.method` trains left trainable.
 
-    A fresh adapter computes what the base computes. Where an adapter of this rank can hold any change of the linear
-    layers, those layers themselves are trained, which is faster and learns better; `save_policy` makes the adapter.
-    Raises InputError if the agent is not of the settings' kind.
+    At first it computes what the agent (or the base) computes. Raises InputError if the agent is of another kind.
     """
     set_seed(seed)
     if agent is not None:
         require_safetensors(agent)
-        if is_adapter(agent) != (settings.method == "lora"):
+        if is_adapter(agent) == (settings.method == "full"):
             raise InputError(agent, f"not what adapter.method '{settings.method}' trains on", "keep one method a run")
     if settings.method == "full":
         return load_base(agent or base)
-    if agent is not None:
-        rank = json.loads((Path(agent) / "adapter_config.json").read_text(encoding="utf-8"))["r"]
-        if rank != settings.rank:
-            raise InputError(agent, f"its rank is {rank}, adapter.rank is {settings.rank}", "keep one rank a run")
-    model = load_base(base)
-    if holds_any_change(model, settings.rank):
-        merged = load_merged(base, agent).requires_grad_(False)
-        for _, layer in adapted_layers(merged):
-            layer.weight.requires_grad_(True)
-        return merged
-    if agent is not None:
-        return PeftModel.from_pretrained(model, str(agent), is_trainable=True)  # type: ignore[no-any-return]
-    return get_peft_model(model, lora_config(settings))  # type: ignore[no-any-return]
-
-
-def lora_config(settings: AdapterConfig) -> LoraConfig:
-    """LoRA on every linear layer but the output head, without dropout."""
-    return LoraConfig(
-        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
-
-
-def adapted_layers(model: PreTrainedModel) -> list[tuple[str, torch.nn.Linear]]:
-    """The linear layers that an adapter changes, by name: all but the output head."""
-    head = model.get_output_embeddings()
-    return [(n, m) for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head]
-
-
-def holds_any_change(model: PreTrainedModel, rank: int) -> bool:
-    """Whether a product of matrices of this rank can be any change of any adapted layer."""
-    return all(min(layer.weight.shape) <= rank for _, layer in adapted_layers(model))
+    if settings.method == "linear":
+        return only_linear_trained(load_merged(base, agent))
+    if agent is None:
+        config = LoraConfig(
+            r=settings.rank,
+            lora_alpha=settings.alpha,
+            lora_dropout=0.0,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+        )
+        return get_peft_model(load_base(base), config)  # type: ignore[no-any-return]
+    policy: Any = PeftModel.from_pretrained(load_base(base), str(agent), is_trainable=True)
+    rank = policy.peft_config["default"].r
+    if rank != settings.rank:
+        raise InputError(agent, f"its rank is {rank}, adapter.rank is {settings.rank}", "keep one rank a run")
+    return policy  # type: ignore[no-any-return]
 
 
 def load_merged(base: str | Path, agent: str | Path | None) -> PreTrainedModel:
@@ -170,24 +153,22 @@ def scorer_from(model: PreTrainedModel, pad_token_id: int, zero_head: bool) -> P
     return scorer
 
 
-def save_policy(
-    policy: PreTrainedModel, base: str | Path, settings: AdapterConfig, tokenizer: PreTrainedTokenizerBase, out: str | Path
-) -> None:
-    """Write an adapter alone, or a whole model with its tokenizer, as safetensors.
+def save_policy(policy: PreTrainedModel, base: str | Path, settings: AdapterConfig, out: str | Path) -> None:
+    """Write what `load_policy` gave and training changed: an adapter alone, or a whole model with its tokenizer.
 
     The files depend on the weights alone (not on the folder, nor on the order of a set), so that digests do too.
     """
     folder = Path(out)
     if settings.method == "full":
         policy.save_pretrained(str(folder))
-        tokenizer.save_pretrained(str(folder))
+        load_tokenizer(base).save_pretrained(str(folder))
         return
-    if isinstance(policy, PeftModel):
+    if settings.method == "linear":
+        save_exact(policy, load_base(base), folder)
+    else:
         # False: embeddings are never trained here, and to find that out PEFT would ask the network.
         policy.save_pretrained(str(folder), save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)
-    else:
-        save_exact(policy, load_base(base), folder)
     file = folder / "adapter_config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
     config["target_modules"] = sorted(config["target_modules"])

@@ -210,9 +210,7 @@ def test_ask_refuses_a_run_without_an_agent(finished_run: Path, capsys: pytest.C
 
 
 @pytest.mark.parametrize("question", ["", " \n ", "\x00", "1 " * 2000])
-def test_ask_refuses_what_is_no_question(
-    question: str, finished_run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ask_refuses_what_is_no_question(question: str, finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if question == "\x00":
         assert cli.main(["ask", "--run", str(finished_run), question]) == 0
         assert "no task understands" in capsys.readouterr().out

@@ -74,4 +74,3 @@ class Sampler(Protocol):
     def close(self) -> None:
         """Give back memory and devices. Calling it twice is harmless."""
         ...
-

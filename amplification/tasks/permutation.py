@@ -50,7 +50,7 @@ class Permutation:
 
     def split_key(self, text: str) -> str:
         parsed = self._read(text)
-        # The order of the facts belongs to the problem: without it there are 96 problems a level, too few to learn from.
+        # The order of the facts belongs to the problem: without it there would be 96 problems a level, too few.
         return f"{parsed.facts} from {parsed.start} by {parsed.steps}"
 
     def valid_answers(self, text: str) -> tuple[str, ...]:

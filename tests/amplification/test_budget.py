@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -23,7 +24,7 @@ class CountingSampler:
     def __init__(self) -> None:
         self.calls = self.tokens = 0
 
-    def sample(self, calls: list[Call]) -> list[Completion]:
+    def sample(self, calls: Sequence[Call]) -> list[Completion]:
         done = []
         for call in calls:
             completion = Completion("x", len(call.prompt.encode()), call.params.max_tokens)
@@ -112,6 +113,6 @@ def test_depth_runs_out() -> None:
 
 
 @given(st.integers(1, 10**9))
-def test_what_H_sees_of_the_budget_is_a_power_of_ten_below_it(number: int) -> None:
+def test_what_h_sees_of_the_budget_is_a_power_of_ten_below_it(number: int) -> None:
     assert rounded(number) <= number < 10 * rounded(number)
     assert set(str(rounded(number))) <= {"1", "0"}

@@ -196,17 +196,21 @@ def test_nothing_found_is_a_file_without_rows(tmp_path: Path) -> None:
     assert read_found(tmp_path / "found.parquet") == []
 
 
-def test_calls_to_failure_respects_its_cap() -> None:
-    def always(text: str) -> bool:
-        return True
+def test_calls_to_failure_counts_answers_to_nonsense_within_a_cap() -> None:
+    def nonsense(text: str) -> bool:
+        return task_of(text) is None
 
-    assert calls_to_failure(TASKS, Target(agent(always), judge), UP_TO, 200, 1) == 1
-    assert calls_to_failure(TASKS, Target(agent(lambda text: False), judge), UP_TO, 200, 1) is None
+    few = calls_to_failure(TASKS, Target(agent(nonsense), judge), UP_TO, 200, 1)
+    many = calls_to_failure(TASKS, Target(agent(lambda text: "say" in text.split()), judge), UP_TO, 200, 1)
+    assert few is not None
+    assert many is not None
+    assert 1 <= few < many <= 200
+    assert calls_to_failure(TASKS, Target(agent(lambda text: not nonsense(text)), judge), UP_TO, 200, 1) is None
     asked: list[int] = []
 
     def counted(texts: Sequence[str]) -> list[str]:
         asked.append(len(texts))
         return [str(view) for view in judge(texts)]
 
-    assert calls_to_failure(TASKS, Target(counted, judge), UP_TO, 120, 1, batch=50) is None
+    assert calls_to_failure(TASKS, Target(counted, judge), UP_TO, 120, 1, batch=50, attackers=1) is None
     assert sum(asked) == 120

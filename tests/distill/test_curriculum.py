@@ -49,7 +49,8 @@ def test_practice_has_one_prompt_an_episode_and_two_thirds_on_the_new_level() ->
     assert attacked == 90
     levels = [task.level_of(text) for text in prompts if (task := task_of(text))]
     assert abs(levels.count(4) / len(levels) - 2 / 3) < 0.05
-    assert all(split_of(task, text) == "train" for text in prompts if (task := task_of(text)))
+    sides = {split_of(task, text) for text in prompts if (task := task_of(text))}
+    assert sides == {"train"}
 
 
 def test_share_of_is_a_share_of_the_whole() -> None:

@@ -34,13 +34,18 @@ def test_rates_by_family_and_kind() -> None:
         "second": (2, 6),
         OFF_DISTRIBUTION: (2, 4),
     }
-    assert result.kinds == {"answered_nonsense": 3, "refused": 1, "wrong": 1}
+    assert result.kinds == {
+        "first": {"answered_nonsense": 1},
+        "second": {"answered_nonsense": 2},
+        OFF_DISTRIBUTION: {"refused": 1, "wrong": 1},
+    }
     assert result.counts()["second"].unacceptable == 2
 
 
 def test_an_agent_that_says_what_h_a_says_has_no_unacceptable_answer() -> None:
     result = measure(lambda texts: [str(view) for view in judge(texts)], judge, ATTACKS, BEYOND)
-    assert (result.attacks.rate, result.off_distribution.rate, result.kinds) == (0.0, 0.0, {})
+    assert (result.attacks.rate, result.off_distribution.rate) == (0.0, 0.0)
+    assert not any(result.kinds.values())
 
 
 def test_the_interval_is_wilsons() -> None:
