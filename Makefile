@@ -13,7 +13,6 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq install --no-deps
 
 demo: $(READY)
 	$(BIN)/amplify run configs/demo.yaml --out runs/$(RUN)
-	@echo "report: runs/$(RUN)/report.html (also report.md and report.json)"
 
 test: $(READY)
 	$(BIN)/ruff format --check .

@@ -14,6 +14,7 @@ from amplification.agent import Agent
 from amplification.amplified import Amplified
 from amplification.budget import Limits
 from amplification.dispatch import Dispatcher
+from amplification.episode import Cost
 from amplification.errors import InputError
 from amplification.memo import Key, Memo
 from amplification.overseer import NOT_UNDERSTOOD, ProgramOverseer
@@ -22,7 +23,6 @@ from amplification.serving import open_sampler
 from amplification.serving.base import Completion, ModelRef
 from amplification.serving.config import ServingConfig
 from amplification.store import Store
-from amplification.tasks import task_of
 from amplification.tasks.base import Task
 from amplification.terminal import cost_line, printable, tree_of
 
@@ -72,7 +72,8 @@ def ask(
     """
     question = _question(text)
     agent = last_agent(run)
-    if not direct and task_of(question.text) is None:
+    understood = any(task.level_of(question.text) is not None for task in tasks.values())
+    if not direct and not understood:
         console.print(f"no answer: {NOT_UNDERSTOOD}", markup=False)
         return
     store = _store(run)
@@ -82,6 +83,8 @@ def ask(
             dispatcher = Dispatcher(sampler, ReadingMemo(store, "ask"))
             if direct:
                 asyncio.run(_ask_agent(agent, question, dispatcher, console))
+                if not understood:
+                    console.print(f"note: {NOT_UNDERSTOOD}", markup=False)
             else:
                 amplified = Amplified(ProgramOverseer(tasks), agent, dispatcher, limits)
                 _show_amplified(amplified, question, console)
@@ -112,13 +115,15 @@ async def _ask_agent(agent: Agent, question: Question, dispatcher: Dispatcher, c
     started = time.monotonic()
     [(answer, outcome)] = await dispatcher.answers(agent, [question])
     console.print(f"{agent.name}: {printable(answer.shown())}", markup=False)
-    if task_of(question.text) is None:
-        console.print(f"note: {NOT_UNDERSTOOD}", markup=False)
-    console.print(cost_line(outcome.cost(), time.monotonic() - started), markup=False, highlight=False)
+    console.print(_spent(outcome.cost(), time.monotonic() - started), markup=False, highlight=False)
 
 
 def _show_amplified(amplified: Amplified, question: Question, console: Console) -> None:
     episode = asyncio.run(amplified.answer(question))
     console.print(tree_of(episode), highlight=False)
     console.print(f"H^{amplified.agent.name}: {printable(episode.answer.shown())}", markup=False, highlight=False)
-    console.print(cost_line(episode.cost, episode.seconds), markup=False, highlight=False)
+    console.print(_spent(episode.cost, episode.seconds), markup=False, highlight=False)
+
+
+def _spent(cost: Cost, seconds: float) -> str:
+    return f"{cost_line(cost, seconds)} with the model's start"

@@ -21,15 +21,15 @@ from amplification.episode import StopReason
 from amplification.errors import InputError, StageError
 from amplification.memo import Memo
 from amplification.question import Question
-from amplification.serving.base import ModelRef
+from amplification.serving.base import ModelRef, SamplingParams
 from amplification.serving.config import ServingConfig
 from amplification.serving.vllm import VLLMSampler
 from amplification.store import Store
 from amplification.workspace import Action, Ask, Reply, SubQuestion, Workspace
 
 PREFIX = "sum of "
-DIGITS_PER_CALL = 4
-MOST_CALLS = 10**DIGITS_PER_CALL
+DIGITS_PER_CALL = 6
+MOST_CALLS = 100_000
 
 # An episode of this size is one root question far above any task's levels; the limits must not be what ends it.
 LIMITS = Limits(calls=10**12, tokens=10**15, depth=20, seconds=600, workspace_chars=10**7)
@@ -79,19 +79,24 @@ def throughput(serving: ServingConfig, run: Path | None = None, calls: int = 204
         raise InputError("command line", f"--calls is {calls}", f"give a number from 2 to {MOST_CALLS}")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        agent = last_agent(run) if run else Agent.load("tiny", ModelRef(str(make_tiny_model(folder / "model"))))
+        agent = last_agent(run) if run else _tiny_agent(folder / "model")
         questions = _questions(calls)
         sampler = VLLMSampler(serving)
         try:
-            _raw(sampler, agent, questions[:8])  # the engine's start is not part of either figure
+            _raw(sampler, agent, questions)  # the engine's start and first batch are part of neither figure
             amplified_rates, raw_rates = [], []
             for repeat in range(repeats):
                 amplified_rates.append(calls / _episode(sampler, agent, questions, folder / f"{repeat}.sqlite"))
                 raw_rates.append(calls / _raw(sampler, agent, questions))
         finally:
             sampler.close()
-    ours, raw = statistics.median(amplified_rates), statistics.median(raw_rates)
-    return Throughput(ours, raw, ours / raw, calls, repeats)
+    amplified, raw = statistics.median(amplified_rates), statistics.median(raw_rates)
+    return Throughput(amplified, raw, amplified / raw, calls, repeats)
+
+
+def _tiny_agent(folder: Path) -> Agent:
+    # Two tokens, an answer and its end, are what a trained agent gives; this one would never end by itself.
+    return Agent.load("tiny", ModelRef(str(make_tiny_model(folder))), SamplingParams(max_tokens=2))
 
 
 def make_tiny_model(folder: Path) -> Path:
@@ -123,7 +128,7 @@ def make_tiny_model(folder: Path) -> Path:
 
 
 def _questions(calls: int) -> list[Question]:
-    numbers = random.Random(0).sample(range(MOST_CALLS), calls)
+    numbers = random.Random(0).sample(range(10**DIGITS_PER_CALL), calls)
     return [Question(PREFIX + " ".join(f"{number:0{DIGITS_PER_CALL}d}")) for number in numbers]
 
 

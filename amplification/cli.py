@@ -15,7 +15,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -145,7 +145,8 @@ def _run(args: list[str]) -> int:
     check(config, WHERE)
     folder = options.out or Path("runs") / (path.stem if path else "demo")
     _check_folder(folder)
-    bounds = _bounds(options)
+    if options.until and options.only:
+        raise InputError(WHERE, "--until and --only contradict each other", "give one of them")
 
     from distill import iterate
     from distill.progress import TerminalReporter
@@ -153,8 +154,9 @@ def _run(args: list[str]) -> int:
 
     console = _console()
     evaluator = Evaluator(config.evaluation.questions, config.evaluation.attacks)
-    report = iterate.run(config, folder, evaluator, TerminalReporter(console), **bounds)
-    console.print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)
+    report = iterate.run(config, folder, evaluator, TerminalReporter(console), options.until, options.only)
+    if report is not None:
+        _show_report(folder, console)
     return 0
 
 
@@ -173,21 +175,8 @@ def _ask(args: list[str]) -> int:
 def _report(args: list[str]) -> int:
     options = _options(ReportOptions, args, "report")
     _config_of(options.run)
-
-    from eval.report import terminal_table
-
-    console = _console()
-    console.print(terminal_table(_read_report(options.run / "report.json")))
-    console.print(f"{options.run / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+    _show_report(options.run, _console())
     return 0
-
-
-def _bounds(options: RunOptions) -> dict[str, str]:
-    """The options that let a run do a part of its stages."""
-    if options.until and options.only:
-        raise InputError(WHERE, "--until and --only contradict each other", "give one of them")
-    given = {"until": options.until, "only": options.only}
-    return {name: stage for name, stage in given.items() if stage is not None}
 
 
 def _bench(args: list[str]) -> int:
@@ -221,6 +210,15 @@ def _config_of(run: Path) -> RunConfig:
     config = from_mapping(RunConfig, read_run_config(path)["config"], str(path))
     check(config, str(path))
     return config
+
+
+def _show_report(run: Path, console: Console) -> None:
+    report = _read_report(run / "report.json")
+
+    from eval.report import terminal_table
+
+    console.print(terminal_table(report))
+    console.print(f"report: {run / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _read_report(path: Path) -> dict[str, Any]:
@@ -259,9 +257,9 @@ def _output_to_errors() -> Iterator[None]:
     kept = os.dup(1)
     os.dup2(2, 1)
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     finally:
-        sys.stdout.flush()
         os.dup2(kept, 1)
         os.close(kept)
 

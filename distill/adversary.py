@@ -110,8 +110,9 @@ class MutationAdversary:
         rng = random.Random(f"adversary/{seed}")
         result, archive, seen = SearchResult(), Archive(self.cell_cap), set[str]()
         frontier: list[Candidate] = []
+        odds = dict.fromkeys(self.tasks, 1.0)
         for turn in range(self.settings.rounds):
-            candidates = self._candidates(archive, frontier, seen, rng)
+            candidates = self._candidates(archive, frontier, seen, odds, rng)
             if not candidates:
                 break
             texts = [candidate.text for candidate in candidates]
@@ -127,6 +128,7 @@ class MutationAdversary:
             result.failures_per_round.append(len(failures))
             for found in failures:
                 archive.add(found)
+            odds = self._odds([candidates[i].task for i in chosen], failures)
             ranked = sorted(range(len(texts)), key=lambda i: -promises[i])
             frontier = [candidates[i] for i in ranked if texts[i] not in by_text][:FRONTIER]
             if progress:
@@ -136,8 +138,18 @@ class MutationAdversary:
         result.found = archive.all()
         return result
 
+    def _odds(self, judged: Sequence[str], failures: Sequence[Found]) -> dict[str, float]:
+        """How often fresh parents come from each task: by the share of failures of the round, none left out."""
+        tried, failed = Counter(judged), Counter(found.task for found in failures)
+        return {name: (failed[name] + 1) / (tried[name] + 1) for name in self.tasks}
+
     def _candidates(
-        self, archive: Archive, frontier: Sequence[Candidate], seen: set[str], rng: random.Random
+        self,
+        archive: Archive,
+        frontier: Sequence[Candidate],
+        seen: set[str],
+        odds: Mapping[str, float],
+        rng: random.Random,
     ) -> list[Candidate]:
         """New texts, half of them from fresh questions, the rest from finds and near misses; fewer if few are new."""
         candidates: list[Candidate] = []
@@ -147,14 +159,14 @@ class MutationAdversary:
             parent = archive.draw(rng) if rng.random() < 0.25 else None
             if parent is None and frontier and rng.random() < 0.33:
                 parent = rng.choice(frontier)
-            made = self.mutator.mutated(parent or self._fresh(rng), self._fresh(rng), rng)
+            made = self.mutator.mutated(parent or self._fresh(odds, rng), self._fresh(odds, rng), rng)
             if made and made.text not in seen:
                 seen.add(made.text)
                 candidates.append(made)
         return candidates
 
-    def _fresh(self, rng: random.Random) -> Candidate:
-        task = rng.choice(list(self.tasks.values()))
+    def _fresh(self, odds: Mapping[str, float], rng: random.Random) -> Candidate:
+        task = self.tasks[rng.choices(list(odds), list(odds.values()))[0]]
         return Candidate(sampled(task, task.levels[: self.up_to + 1], "train", rng), task.name, "question")
 
     def _chosen(self, candidates: Sequence[Candidate], promises: Sequence[float], rng: random.Random) -> list[int]:

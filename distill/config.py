@@ -23,7 +23,7 @@ class ModelConfig(Settings):
     width: int = Field(default=96, ge=32)
     layers: int = Field(default=3, ge=1)
     heads: int = Field(default=3, ge=1)
-    max_length: int = Field(default=96, ge=16)  # tokens, prompt and answer together
+    max_length: int = Field(default=128, ge=16)  # tokens, prompt and answer together
 
 
 class BaseConfig(Settings):
@@ -60,9 +60,9 @@ class WarmStartConfig(Settings):
     """Supervised learning on H^A's answers (TRL's SFTTrainer) before PPO."""
 
     enabled: bool = True
-    epochs: float = Field(default=10, gt=0)
-    batch: int = Field(default=128, ge=1)
-    learning_rate: float = Field(default=3e-3, gt=0)
+    epochs: float = Field(default=4, gt=0)
+    batch: int = Field(default=64, ge=1)
+    learning_rate: float = Field(default=4e-3, gt=0)
 
 
 class RewardConfig(Settings):
@@ -71,8 +71,8 @@ class RewardConfig(Settings):
     members: int = Field(default=2, ge=1)
     pairs_per_label: int = Field(default=2, ge=1)
     epochs: float = Field(default=2, gt=0)
-    batch: int = Field(default=128, ge=1)
-    learning_rate: float = Field(default=1e-3, gt=0)
+    batch: int = Field(default=64, ge=1)
+    learning_rate: float = Field(default=2e-3, gt=0)
     aggregate: Literal["mean_minus_spread", "minimum"] = "mean_minus_spread"
 
 

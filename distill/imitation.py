@@ -6,20 +6,24 @@ to the longest, computes logits for every position, and keeps an entropy and an 
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from torch.nn import functional
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
 from amplification.errors import InputError
-from distill.config import AdapterConfig, WarmStartConfig
+from distill.config import AdapterConfig, RewardConfig, WarmStartConfig
+from distill.optimizer import lesson_schedule, optimizer_for, trainable
 from distill.progress import Progress
 from distill.weights import (
     CHECKPOINT_ABOVE,
@@ -34,8 +38,9 @@ from distill.weights import (
 )
 
 IGNORED = -100
+WEIGHT_DECAY = 0.1
 # Rows that go through the model together; a batch is sorted by length and cut into such parts.
-PART = 64
+PART = 32
 
 
 class ProgressCallback(TrainerCallback):
@@ -118,6 +123,7 @@ def warm_start(
             train_dataset=rows,
             processing_class=tokenizer,
             callbacks=[ProgressCallback(progress)],
+            optimizers=lesson_optimizer(policy, adapter_config, settings, len(rows)),
         )
         trainer.remove_callback(PrinterCallback)
         begun = time.monotonic()
@@ -137,11 +143,11 @@ def warm_start(
 
 def tokenised(tokenizer: Any, labels: Sequence[Mapping[str, Any]]) -> Dataset:
     """Columns input_ids and labels of the training part. Raises InputError if that is empty."""
-    rows = [(row["question"], row["answer"]) for row in labels if row["part"] == "train"]
+    rows = balanced([row for row in labels if row["part"] == "train"])
     if not rows:
         raise InputError("labels", "no label is of the training part", "ask H^A more questions or hold out fewer")
-    prompts = prompt_ids(tokenizer, [question for question, _ in rows])
-    answers = answer_ids(tokenizer, [answer for _, answer in rows])
+    prompts = prompt_ids(tokenizer, [str(row["question"]) for row in rows])
+    answers = answer_ids(tokenizer, [str(row["answer"]) for row in rows])
     return Dataset.from_dict(
         {
             "input_ids": [p + a for p, a in zip(prompts, answers, strict=True)],
@@ -150,17 +156,32 @@ def tokenised(tokenizer: Any, labels: Sequence[Mapping[str, Any]]) -> Dataset:
     )
 
 
+def balanced(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows, over again for tasks that have fewer than the largest: no task is learned at the cost of another.
+
+    A task may have a dozen questions at its lowest level, all of them needed. Rows of no task stay as they are.
+    """
+    by_task: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_task.setdefault(str(row["task"]), []).append(row)
+    most = max((len(members) for task, members in by_task.items() if task), default=0)
+    return [row for task, members in by_task.items() for row in (islice(cycle(members), most) if task else members)]
+
+
+def lesson_optimizer(
+    model: torch.nn.Module, adapter: AdapterConfig, settings: WarmStartConfig | RewardConfig, rows: int
+) -> tuple[torch.optim.Optimizer, LambdaLR]:
+    """Optimizer and schedule for `settings.epochs` over `rows` in batches of `settings.batch`."""
+    optimizer = optimizer_for([(trainable(model), settings.learning_rate)], adapter, WEIGHT_DECAY)
+    return optimizer, lesson_schedule(optimizer, math.ceil(settings.epochs * math.ceil(rows / settings.batch)))
+
+
 def sft_arguments(settings: WarmStartConfig, size: int, scratch: str, seed: int) -> SFTConfig:
     """TRL's settings with everything off that writes, logs or asks the network."""
     return SFTConfig(
         output_dir=scratch,
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.batch,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type="cosine_with_min_lr",
-        lr_scheduler_kwargs={"min_lr_rate": 0.03},
-        warmup_steps=20,
-        adam_beta2=0.98,
         max_grad_norm=1.0,
         seed=seed,
         data_seed=seed,

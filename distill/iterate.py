@@ -182,7 +182,7 @@ class Iteration:
             rows = read_labels(labels)
             ask = self.models.asker(self.models.agent(f"A{n} before PPO", base, start), f"generation-{n}/reward")
             pairs = make_pairs(self.models.tasks, rows, ask, settings, self._seed(n))
-            return train_reward(base, start, pairs, settings, out, self._seed(n), progress)
+            return train_reward(base, start, pairs, self.config.distill.adapter, settings, out, self._seed(n), progress)
 
         return work
 

@@ -32,6 +32,7 @@ from transformers import (
 from amplification.errors import InputError, StageError
 from distill.config import AdapterConfig, PPOSettings
 from distill.ensemble import RewardEnsemble
+from distill.optimizer import optimizer_for, trainable
 from distill.progress import Progress
 from distill.weights import (
     load_merged,
@@ -138,10 +139,11 @@ def train_ppo(
         begun = time.monotonic()
         if settings.episodes:
             reference = load_merged(base, adapter_in).requires_grad_(False)
-            value = scorer_from(reference, int(tokenizer.pad_token_id), zero_head=True)
+            value = scorer_from(reference, int(tokenizer.pad_token_id), True, adapter_config)
             prompts = practice(tokenizer, questions, settings.batch, seed)
+            optimizers = make_optimizer(policy, value, adapter_config, settings)
             trainer = make_trainer(
-                policy, reference, value, ensemble, prompts, tokenizer, collator, settings, scratch, seed
+                policy, reference, value, ensemble, prompts, tokenizer, collator, optimizers, settings, scratch, seed
             )
             trainer.add_callback(watch)
             with frozen_garbage():
@@ -172,6 +174,7 @@ def make_trainer(
     prompts: Dataset,
     tokenizer: PreTrainedTokenizerBase,
     collator: PromptCollator,
+    optimizers: tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR],
     settings: PPOSettings,
     scratch: str,
     seed: int,
@@ -216,7 +219,7 @@ def make_trainer(
         value_model=value,
         train_dataset=prompts,
         data_collator=collator,
-        optimizers=make_optimizer(policy, value, settings),
+        optimizers=optimizers,
     )
     trainer.remove_callback(PrinterCallback)
     trainer.accelerator.print = lambda *args, **kwargs: None
@@ -224,19 +227,12 @@ def make_trainer(
 
 
 def make_optimizer(
-    policy: torch.nn.Module, value: torch.nn.Module, settings: PPOSettings
+    policy: torch.nn.Module, value: torch.nn.Module, adapter: AdapterConfig, settings: PPOSettings
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
-    """Adam with clipped gradients and two learning rates, and a schedule whose first updates move the critic alone."""
-    ours = [p for p in policy.parameters() if p.requires_grad]
-    critics = list(value.parameters())
-    optimizer = torch.optim.Adam(
-        [
-            {"params": ours, "lr": settings.learning_rate},
-            {"params": critics, "lr": settings.value_learning_rate},
-        ],
-        betas=(0.9, 0.98),
-        eps=1e-5,
-    )
+    """Clipped gradients, two learning rates, and a schedule whose first updates move the critic alone."""
+    ours, critics = trainable(policy), trainable(value)
+    groups = [(ours, settings.learning_rate), (critics, settings.value_learning_rate)]
+    optimizer = optimizer_for(groups, adapter, weight_decay=0.0)
 
     def clip(*_: Any) -> None:
         for group in (ours, critics):

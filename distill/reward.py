@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from peft import PeftModel
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase, PrinterCallback
 from trl import RewardConfig as TrlRewardConfig
@@ -23,7 +24,7 @@ from trl import RewardTrainer
 from amplification.errors import InputError
 from amplification.question import Answer
 from amplification.tasks.base import NONSENSE, Task
-from distill.config import RewardConfig
+from distill.config import AdapterConfig, RewardConfig
 from distill.ensemble import Calibration, RewardEnsemble, save_calibration
 from distill.imitation import PART, ProgressCallback
 from distill.progress import Progress
@@ -100,8 +101,9 @@ class PairTrainer(RewardTrainer):  # type: ignore[misc]
         total, pairs = torch.zeros((), device=model.device), 0
         for ids, last in zip(inputs["input_ids"], inputs["last"], strict=True):
             # The head at the last token alone, found by the collator. No attention mask: padding is on the right.
-            hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-            scores = model.score(hidden[torch.arange(len(ids), device=ids.device), last]).squeeze(-1).float()
+            scorer = model.get_base_model() if isinstance(model, PeftModel) else model
+            hidden = scorer.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            scores = scorer.score(hidden[torch.arange(len(ids), device=ids.device), last]).squeeze(-1).float()
             chosen, rejected = scores.chunk(2)
             total = total - functional.logsigmoid(chosen - rejected).sum()
             pairs += len(chosen)
@@ -114,8 +116,9 @@ class PairTrainer(RewardTrainer):  # type: ignore[misc]
 
 def train_reward(
     base: str | Path,
-    adapter: str | Path | None,
+    agent: str | Path | None,
     pairs: Sequence[Mapping[str, str]],
+    adapter_config: AdapterConfig,
     settings: RewardConfig,
     out: str | Path,
     seed: int,
@@ -123,7 +126,8 @@ def train_reward(
 ) -> dict[str, Any]:
     """Train the members from the agent's merged weights and write `out`/member-0, member-1, ...
 
-    Members differ in their initial head and in the order of the data. Metrics: heldout_accuracy (share of the held-out
+    Members differ in their initial head and in the order of the data; of each, what `adapter_config` says is trained,
+    and the head. Metrics: heldout_accuracy (share of the held-out
     pairs that the aggregate orders like H^A), each member's, tokens, parameters of one member, pairs_per_second.
     Raises InputError if the training or the held-out part is empty.
     """
@@ -133,7 +137,7 @@ def train_reward(
         for name, part in (("training", train), ("held-out", heldout)):
             if not part:
                 raise InputError("labels", f"no pair is of the {name} part", "ask H^A more questions")
-        agent = load_merged(base, adapter)
+        start = load_merged(base, agent)
         rows = tokenised_pairs(tokenizer, train)
         collator = PairCollator(tokenizer.pad_token_id)
         begun = time.monotonic()
@@ -142,7 +146,9 @@ def train_reward(
             def report(done: int, total: int, member: int = member) -> None:
                 progress(member * total + done, settings.members * total)
 
-            model = _train_member(agent, rows, tokenizer, collator, settings, seed * 100 + member, report)
+            model = _train_member(
+                start, rows, tokenizer, collator, adapter_config, settings, seed * 100 + member, report
+            )
             folder = Path(out) / f"member-{member}"
             model.save_pretrained(str(folder))
             tokenizer.save_pretrained(str(folder))
@@ -153,7 +159,7 @@ def train_reward(
         "pairs": len(rows),
         "forward_tokens": scored * settings.members,
         "train_tokens": collator.tokens,
-        "parameters": parameters(agent),
+        "parameters": parameters(start),
         "pairs_per_second": len(rows) * settings.epochs * settings.members / max(seconds, 1e-9),
     }
 
@@ -173,12 +179,13 @@ def _train_member(
     rows: Dataset,
     tokenizer: PreTrainedTokenizerBase,
     collator: PairCollator,
+    adapter: AdapterConfig,
     settings: RewardConfig,
     seed: int,
     progress: Progress,
 ) -> Any:
     torch.manual_seed(seed)
-    model = scorer_from(agent, int(tokenizer.pad_token_id), zero_head=False)
+    model: Any = scorer_from(agent, int(tokenizer.pad_token_id), False, adapter)
     with tempfile.TemporaryDirectory() as scratch:
         trainer = PairTrainer(
             model=model,
@@ -186,11 +193,6 @@ def _train_member(
                 output_dir=scratch,
                 num_train_epochs=settings.epochs,
                 per_device_train_batch_size=settings.batch,
-                learning_rate=settings.learning_rate,
-                lr_scheduler_type="cosine_with_min_lr",
-                lr_scheduler_kwargs={"min_lr_rate": 0.03},
-                warmup_steps=20,
-                adam_beta2=0.98,
                 max_grad_norm=1.0,
                 seed=seed,
                 data_seed=seed,
@@ -208,10 +210,11 @@ def _train_member(
             train_dataset=rows,
             processing_class=tokenizer,
             callbacks=[ProgressCallback(progress)],
+            optimizers=lesson_optimizer(model, adapter, settings, len(rows)),
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    return model
+    return model.merge_and_unload() if isinstance(model, PeftModel) else model
 
 
 def calibrate(

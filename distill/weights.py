@@ -115,19 +115,19 @@ def load_policy(base: str | Path, agent: str | Path | None, settings: AdapterCon
     if settings.method == "linear":
         return only_linear_trained(load_merged(base, agent))
     if agent is None:
-        config = LoraConfig(
-            r=settings.rank,
-            lora_alpha=settings.alpha,
-            lora_dropout=0.0,
-            target_modules="all-linear",
-            task_type="CAUSAL_LM",
-        )
-        return get_peft_model(load_base(base), config)  # type: ignore[no-any-return]
+        return get_peft_model(load_base(base), lora_config(settings, "CAUSAL_LM"))  # type: ignore[no-any-return]
     policy: Any = PeftModel.from_pretrained(load_base(base), str(agent), is_trainable=True)
     rank = policy.peft_config["default"].r
     if rank != settings.rank:
         raise InputError(agent, f"its rank is {rank}, adapter.rank is {settings.rank}", "keep one rank a run")
     return policy  # type: ignore[no-any-return]
+
+
+def lora_config(settings: AdapterConfig, kind: str) -> LoraConfig:
+    """LoRA on every linear layer but the output head, without dropout."""
+    return LoraConfig(
+        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=0.0, target_modules="all-linear", task_type=kind
+    )
 
 
 def load_merged(base: str | Path, agent: str | Path | None) -> PreTrainedModel:
@@ -142,15 +142,22 @@ def load_merged(base: str | Path, agent: str | Path | None) -> PreTrainedModel:
     return merged
 
 
-def scorer_from(model: PreTrainedModel, pad_token_id: int, zero_head: bool) -> PreTrainedModel:
-    """A one-output sequence classifier that starts as a copy of `model`, with a fresh head (zero, or random)."""
+def scorer_from(model: PreTrainedModel, pad_token_id: int, zero_head: bool, settings: AdapterConfig) -> PreTrainedModel:
+    """A one-output sequence classifier that starts as a copy of `model`, with a fresh head (zero, or random).
+
+    What `settings.method` trains of an agent is left trainable, and the head.
+    """
     config = type(model.config).from_dict({**model.config.to_dict(), "num_labels": 1, "pad_token_id": pad_token_id})
-    scorer: PreTrainedModel = AutoModelForSequenceClassification.from_config(config, dtype=model.dtype)
-    backbone = scorer.base_model
-    backbone.load_state_dict(model.base_model.state_dict())
+    scorer: Any = AutoModelForSequenceClassification.from_config(config, dtype=model.dtype)
+    scorer.base_model.load_state_dict(model.base_model.state_dict())
     if zero_head:
-        torch.nn.init.zeros_(scorer.score.weight)  # type: ignore[union-attr, arg-type]
-    return scorer
+        torch.nn.init.zeros_(scorer.score.weight)
+    if settings.method == "linear":
+        only_linear_trained(scorer)
+        scorer.score.weight.requires_grad_(True)
+    elif settings.method == "lora":
+        scorer = get_peft_model(scorer, lora_config(settings, "SEQ_CLS"))
+    return scorer  # type: ignore[no-any-return]
 
 
 def save_policy(policy: PreTrainedModel, base: str | Path, settings: AdapterConfig, out: str | Path) -> None:

@@ -74,7 +74,7 @@ class RobustnessResults(Results):
 
     before: dict[str, Unacceptable] = {}
     after: dict[str, Unacceptable] = {}
-    kinds: dict[str, int] = {}
+    kinds: dict[str, dict[str, int]] = {}
     undecided: int = 0
     attacker_calls_to_failure: int | None = None
     attacker_call_cap: int = 0

@@ -17,10 +17,10 @@ from amplification.workspace import Action, GiveUp, Reply, Workspace
 MAX_NESTING = 32
 
 # The sampler's densities: of groups among a chain's terms, and of `not` and brackets around a term.
-GROUP = 0.2
-NOT = 0.25
+GROUP = 0.1
+NOT = 0.2
 BRACKETS = 0.1
-MAX_WRAPS = 4
+MAX_WRAPS, MAX_WRAPS_ALONE = 2, 4
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Boolean:
     levels: tuple[int, ...] = (1, 2, 4, 8)
 
     def sample(self, level: int, rng: random.Random) -> str:
-        return f"{_expression(level, rng)} is"
+        return f"{_expression(level, rng) if level > 1 else _term(1, MAX_WRAPS_ALONE, rng)} is"
 
     def level_of(self, text: str) -> int | None:
         node = _parsed(text)
@@ -187,7 +187,7 @@ def _expression(literals: int, rng: random.Random) -> str:
     while left > 0:
         grouped = literals > 2 and rng.random() < GROUP
         size = min(left, rng.randint(2, max(2, literals // 2))) if grouped else 1
-        terms.append(_term(size, rng))
+        terms.append(_term(size, MAX_WRAPS, rng))
         left -= size
     words = terms[:1]
     for term in terms[1:]:
@@ -195,10 +195,10 @@ def _expression(literals: int, rng: random.Random) -> str:
     return " ".join(words)
 
 
-def _term(literals: int, rng: random.Random) -> str:
-    """A literal or a bracketed group, with a few `not`s and brackets around it."""
+def _term(literals: int, wraps: int, rng: random.Random) -> str:
+    """A literal or a bracketed group, with at most `wraps` `not`s and brackets around it."""
     text = rng.choice(("True", "False")) if literals == 1 else f"( {_expression(literals, rng)} )"
-    for _ in range(MAX_WRAPS):
+    for _ in range(wraps):
         roll = rng.random()
         if roll >= NOT + BRACKETS:
             break

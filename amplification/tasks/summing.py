@@ -9,7 +9,7 @@ from amplification.tasks.halves import DIGITS, answers_or_next, digits, not_mine
 from amplification.workspace import Action, GiveUp, Reply, Workspace
 
 # What stands before the digits; nothing stands after them.
-PHRASINGS = ("sum of", "add up", "total of")
+PHRASINGS = ("sum of", "add up", "total of", "add together", "what is the sum of")
 _PATTERN = re.compile(rf"(?P<phrasing>{'|'.join(PHRASINGS)}) {DIGITS}")
 
 

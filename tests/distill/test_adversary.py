@@ -52,13 +52,13 @@ def test_a_planted_weakness_is_found_and_named() -> None:
     assert 1 <= first <= SETTINGS.candidates * (1 + [n > 0 for n in result.failures_per_round].index(True))
 
 
-def test_what_was_found_makes_later_rounds_find_more() -> None:
-    """Finds are parents: a rare weakness turns up more often once it is known."""
-    rare = AdversaryConfig(rounds=6, candidates=150)
-    adversary = MutationAdversary(TASKS, rare, UP_TO, judged_share=1.0)
-    target = Target(agent(lambda text: "banana" in text.split()), judge)
+@pytest.mark.parametrize(("word", "times"), [("banana", 5.0), ("is", 1.3)])
+def test_what_was_found_makes_later_rounds_find_more(word: str, times: float) -> None:
+    """A rare weakness turns up more often once a find is a parent; one of a single task, once that task is favoured."""
+    adversary = MutationAdversary(TASKS, AdversaryConfig(rounds=3, candidates=150), UP_TO, judged_share=1.0)
+    target = Target(agent(lambda text: word in text.split() and task_of(text) is None), judge)
     rounds = [adversary.search(target, seed).failures_per_round for seed in range(4)]
-    assert sum(sum(per[3:]) for per in rounds) > 1.5 * sum(sum(per[:3]) for per in rounds)
+    assert sum(last for *_, last in rounds) > times * sum(first for first, *_ in rounds)
 
 
 def test_nothing_is_reported_of_a_perfect_agent() -> None:
