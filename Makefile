@@ -4,8 +4,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RUN := demo
-# vLLM for CPUs is built against the CPU build of torch, which PyPI does not carry; only torch is looked for here.
-TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq install --no-deps
 
 .PHONY: demo test bench format clean
@@ -29,13 +27,15 @@ format: $(READY)
 
 # The stamp comes last, so an interrupted set-up is done again. `--no-deps` with a full lock file keeps torchvision,
 # torchaudio and torchcodec out: their ordinary builds are CUDA builds and break `import transformers` on a CPU.
+# Where pip finds only the CUDA build of torch, that build needs its libraries to be imported even without a GPU; then,
+# and only then, they are installed too.
 $(READY): requirements.lock pyproject.toml
 	@rm -f $@
 	@command -v python3.11 >/dev/null || { echo "make: python3.11 was not found; install Python 3.11 and put it on the PATH" >&2; exit 1; }
 	@test -x $(BIN)/python && $(BIN)/python -m pip --version >/dev/null 2>&1 || { rm -rf $(VENV) && python3.11 -m venv $(VENV); }
 	@echo "setting up $(VENV) (about two minutes)"
-	@$(PIP) --retries 0 --extra-index-url $(TORCH_INDEX) "$$(grep '^torch==' requirements.lock)"
 	@$(PIP) -r requirements.lock
+	@$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install -qq "$$(grep '^torch==' requirements.lock)"
 	@$(PIP) --no-build-isolation -e .
 	@$(BIN)/python -c "import torch, transformers, trl, vllm" >/dev/null 2>$(VENV)/import.log || { cat $(VENV)/import.log; echo "make: the environment does not import; remove $(VENV) and run again" >&2; exit 1; }
 	@touch $@

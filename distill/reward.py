@@ -26,7 +26,7 @@ from amplification.question import Answer
 from amplification.tasks.base import NONSENSE, Task
 from distill.config import AdapterConfig, RewardConfig
 from distill.ensemble import Calibration, RewardEnsemble, save_calibration
-from distill.imitation import PART, ProgressCallback
+from distill.imitation import PART, ProgressCallback, lesson_optimizer
 from distill.progress import Progress
 from distill.weights import (
     CHECKPOINT_ABOVE,

@@ -66,7 +66,7 @@ def test_held_out_labels_are_not_trained_on(base: Path) -> None:
 
 def test_loss_is_on_the_answer_and_its_end(base: Path) -> None:
     tokenizer = load_tokenizer(base)
-    (row,) = tokenised(tokenizer, labelled(["sum of 3"], heldout=2) and [label("sum of 3", "3")])
+    (row,) = tokenised(tokenizer, [label("sum of 3", "3")])
     wanted = [token for token in row["labels"] if token != -100]
     assert tokenizer.convert_ids_to_tokens(wanted) == ["3", "<eos>"]
     assert row["labels"][-2:] == row["input_ids"][-2:] == wanted

@@ -1,0 +1,119 @@
+"""PPO: a good reward makes good answers likelier, and what is saved is what was trained."""
+
+from __future__ import annotations
+
+import gc
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import GenerationConfig
+
+from amplification.errors import InputError
+from distill.config import PPOSettings
+from distill.ppo import frozen_garbage, train_ppo
+from distill.weights import load_merged, load_tokenizer, prompt_ids
+from tests.distill.training import FULL, LINEAR, LORA, TASKS, digits, greedy, silent, spread
+
+SHORT = PPOSettings(episodes=64, batch=32, critic_warmup=0, learning_rate=1e-3)
+
+
+def good_share(base: Path, agent: Path | None) -> float:
+    """Probability of the right answer, over the training questions."""
+    texts = digits()
+    rows = spread(base, agent, texts)
+    return sum(row[TASKS["summing"].truth(text)] for text, row in zip(texts, rows, strict=True)) / len(texts)
+
+
+@pytest.fixture(scope="module")
+def practised(base: Path, reward: Path) -> tuple[Path, dict[str, Any]]:
+    """An agent that has practised from the base's even spread."""
+    settings = PPOSettings(
+        episodes=4096, batch=128, epochs=2, critic_warmup=2, learning_rate=3e-3, value_learning_rate=3e-3
+    )
+    folder = base.parent / "practised"
+    return folder, train_ppo(base, None, reward, digits(), LINEAR, settings, folder, 1, silent)
+
+
+def test_good_answers_become_likelier(base: Path, practised: tuple[Path, dict[str, Any]]) -> None:
+    folder, metrics = practised
+    assert good_share(base, None) < 0.15
+    assert good_share(base, folder) > 0.5
+    assert metrics["reward_after"] > metrics["reward_before"] + 0.3
+    assert math.isfinite(metrics["kl"])
+    assert metrics["kl"] > 0
+    assert metrics["entropy"] < 2.4
+
+
+def test_everything_is_counted(base: Path, practised: tuple[Path, dict[str, Any]]) -> None:
+    _, metrics = practised
+    # Three or four tokens of prompt after <bos>, an answer and its end.
+    each = metrics["tokens_per_episode"]
+    assert metrics["episodes"] == 4096
+    assert 6 <= each <= 7
+    assert metrics["forward_tokens"] == pytest.approx(4096 * each * 3)
+    assert metrics["train_tokens"] == pytest.approx(4096 * each * 2 * 2)
+    assert metrics["reward_tokens"] == pytest.approx(4096 * each * 2)
+    assert metrics["parameters"] == sum(p.numel() for p in load_merged(base, None).parameters())
+
+
+@pytest.mark.parametrize("config", [LINEAR, LORA, FULL], ids=lambda c: c.method)
+def test_what_is_saved_answers_as_what_was_trained(
+    base: Path, reward: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: Any
+) -> None:
+    kept: list[Any] = []
+    import distill.ppo
+
+    save = distill.ppo.save_policy
+    monkeypatch.setattr(distill.ppo, "save_policy", lambda policy, *rest: (kept.append(policy), save(policy, *rest)))
+    train_ppo(base, None, reward, digits(), config, SHORT, tmp_path, 1, silent)
+    tokenizer, texts = load_tokenizer(base), digits()
+    settings = GenerationConfig(max_new_tokens=2, do_sample=False, pad_token_id=0, eos_token_id=tokenizer.eos_token_id)
+    for text, row, saved in zip(texts, prompt_ids(tokenizer, texts), greedy(base, tmp_path, texts), strict=True):
+        said = kept[0].generate(input_ids=torch.tensor([row]), generation_config=settings)
+        assert tokenizer.convert_ids_to_tokens(int(said[0, len(row)])) == saved, text
+
+
+def test_equal_seeds_give_equal_adapters(base: Path, warm: Path, reward: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train_ppo(base, warm, reward, digits(), LINEAR, SHORT, tmp_path / name, seed, silent)
+    a, b, c = ((tmp_path / name / "adapter_model.safetensors").read_bytes() for name in "abc")
+    assert a == b != c
+
+
+def test_the_critic_learns_alone_at_first(base: Path, warm: Path, reward: Path, tmp_path: Path) -> None:
+    settings = PPOSettings(episodes=64, batch=32, critic_warmup=2)
+    metrics = train_ppo(base, warm, reward, digits(), LINEAR, settings, tmp_path, 1, silent)
+    assert metrics["kl"] == pytest.approx(0, abs=1e-5)
+    assert greedy(base, tmp_path, digits()) == greedy(base, warm, digits())
+
+
+def test_no_episodes_leave_the_agent_as_it_was(base: Path, warm: Path, reward: Path, tmp_path: Path) -> None:
+    metrics = train_ppo(base, warm, reward, digits(), LINEAR, PPOSettings(episodes=0), tmp_path, 1, silent)
+    assert metrics["episodes"] == 0
+    assert spread(base, tmp_path, digits())[0] == pytest.approx(spread(base, warm, digits())[0], abs=1e-5)
+
+
+def test_fewer_questions_than_a_batch_are_enough(base: Path, reward: Path, tmp_path: Path) -> None:
+    metrics = train_ppo(base, None, reward, digits()[:3], LINEAR, SHORT, tmp_path, 1, silent)
+    assert metrics["episodes"] == 64
+    with pytest.raises(InputError, match="practise"):
+        train_ppo(base, None, reward, [], LINEAR, SHORT, tmp_path, 1, silent)
+
+
+def test_nothing_is_printed(base: Path, reward: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train_ppo(base, None, reward, digits(), LINEAR, SHORT, tmp_path, 1, silent)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_collections_look_at_new_objects_alone() -> None:
+    frozen = gc.get_freeze_count()
+    with frozen_garbage():
+        assert gc.get_freeze_count() > frozen
+        cycle: list[Any] = []
+        cycle.append(cycle)
+        del cycle
+        assert gc.collect() > 0
+    assert gc.get_freeze_count() == 0

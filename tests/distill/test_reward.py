@@ -1,0 +1,158 @@
+"""The reward: pairs say what H^A says, members learn them, and their aggregate never claims more than their mean."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from amplification.errors import InputError
+from amplification.question import Answer
+from amplification.tasks.base import NONSENSE
+from distill.base import train_base
+from distill.config import BaseConfig, ModelConfig, RewardConfig
+from distill.ensemble import CALIBRATION_FILE, RewardEnsemble
+from distill.reward import make_pairs, train_reward
+from distill.weights import load_merged, load_tokenizer, padded, prompt_ids
+from tests.distill.training import FULL, LINEAR, LORA, TASKS, WORDS, asker, digits, labelled, silent
+
+MINIMUM = RewardConfig(aggregate="minimum")
+
+
+def pairs_for(labels: list[dict[str, Any]], answer: Answer, count: int = 3, seed: int = 1) -> list[dict[str, str]]:
+    settings = RewardConfig(pairs_per_label=count)
+    return make_pairs(TASKS, labels, lambda texts: [answer] * len(texts), settings, seed)
+
+
+def test_a_pair_puts_the_label_before_what_the_agent_got_wrong() -> None:
+    labels = labelled(["sum of 3", "sum of 4"])
+    pairs = pairs_for(labels, Answer("7"))
+    assert [(p["question"], p["chosen"], p["rejected"]) for p in pairs if p["rejected"] == "7"] == [
+        ("sum of 3", "3", "7"),
+        ("sum of 4", "4", "7"),
+    ]
+    assert len(pairs) == 6
+    assert all(p["chosen"] != p["rejected"] for p in pairs)
+    assert all(p["rejected"] in (*map(str, range(10)), NONSENSE) for p in pairs)
+    assert [p["part"] for p in pairs] == ["heldout"] * 3 + ["train"] * 3
+
+
+@pytest.mark.parametrize("answer", [Answer("3"), Answer.failed("nothing"), Answer("")])
+def test_a_right_or_missing_answer_is_not_rejected(answer: Answer) -> None:
+    pairs = pairs_for(labelled(["sum of 3"]), answer)
+    assert len(pairs) == 3
+    assert not {"3", ""} & {p["rejected"] for p in pairs}
+
+
+def test_a_question_that_makes_no_sense_has_nonsense_chosen() -> None:
+    nonsense = {"question": "of sum", "answer": NONSENSE, "task": "", "level": 0, "source": "attack:x", "part": "train"}
+    pairs = [p for p in pairs_for([*labelled(digits()), nonsense], Answer("5")) if p["question"] == "of sum"]
+    assert {p["chosen"] for p in pairs} == {NONSENSE}
+    assert pairs[0]["rejected"] == "5"
+    assert {p["rejected"] for p in pairs} <= set(map(str, range(10)))
+
+
+def test_pairs_depend_on_the_seed_alone() -> None:
+    labels = labelled(digits())
+    assert pairs_for(labels, Answer("7")) == pairs_for(labels, Answer("7"))
+    assert pairs_for(labels, Answer("7")) != pairs_for(labels, Answer("7"), seed=2)
+
+
+def test_held_out_pairs_are_ordered_like_the_labels(base: Path, reward: Path) -> None:
+    ensemble = RewardEnsemble.load(base, reward)
+    pairs = [p for p in make_pairs(TASKS, labelled(digits()), asker(base, None), MINIMUM, 9) if p["part"] == "heldout"]
+    questions = [p["question"] for p in pairs]
+    chosen = ensemble.rate(questions, [p["chosen"] for p in pairs])
+    rejected = ensemble.rate(questions, [p["rejected"] for p in pairs])
+    assert sum(c > r for c, r in zip(chosen, rejected, strict=True)) / len(pairs) > 0.8
+
+
+@pytest.mark.parametrize("settings", [RewardConfig(), MINIMUM], ids=lambda s: s.aggregate)
+def test_aggregate_is_never_above_the_mean(base: Path, reward: Path, settings: RewardConfig) -> None:
+    ensemble = RewardEnsemble.load(base, reward, settings)
+    texts = digits()
+    scores = ensemble.scores(texts, ["5"] * len(texts))
+    assert scores.shape == (2, len(texts))
+    assert (ensemble.aggregate(scores) <= scores.mean(dim=0) + 1e-6).all()
+    assert not torch.allclose(scores[0], scores[1], atol=1e-3)
+
+
+def test_scores_are_centred_on_the_held_out_pairs(base: Path, warm: Path, tmp_path: Path) -> None:
+    pairs = pairs_for(labelled(digits()), Answer("7"))
+    settings = RewardConfig(members=1, epochs=2, batch=32, learning_rate=4e-3)
+    train_reward(base, warm, pairs, LINEAR, settings, tmp_path, 1, silent)
+    heldout = [p for p in pairs if p["part"] == "heldout"]
+    ensemble, questions = RewardEnsemble.load(base, tmp_path), [p["question"] for p in heldout]
+    chosen = ensemble.scores(questions, [p["chosen"] for p in heldout]).mean()
+    rejected = ensemble.scores(questions, [p["rejected"] for p in heldout]).mean()
+    assert float(chosen + rejected) == pytest.approx(0, abs=1e-3)
+    assert float(chosen) == pytest.approx(1, abs=1e-3)
+
+
+def test_what_ppo_reads_is_what_the_scorer_says(base: Path, reward: Path) -> None:
+    """TRL looks at left-padded prompts, at the score of the answer's end."""
+    from trl.experimental.utils import get_reward
+
+    ensemble, tokenizer = RewardEnsemble.load(base, reward), load_tokenizer(base)
+    questions, answers = ["sum of 3", "total of 8 1"], ["3", "5"]
+    rows = prompt_ids(tokenizer, questions)
+    width = max(map(len, rows))
+    pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
+    ids = torch.tensor(
+        [
+            [pad] * (width - len(row)) + row + [tokenizer.convert_tokens_to_ids(answer), end, pad]
+            for row, answer in zip(rows, answers, strict=True)
+        ]
+    )
+    with torch.no_grad():
+        _, rewards, _ = get_reward(ensemble, ids, pad, width)
+    assert rewards.tolist() == pytest.approx(ensemble.rate(questions, answers), abs=1e-4)
+
+
+@pytest.mark.parametrize("config", [LORA, FULL], ids=lambda c: c.method)
+def test_members_can_be_trained_otherwise(base: Path, tmp_path: Path, config: Any) -> None:
+    pairs = pairs_for(labelled(digits()), Answer("7"))
+    settings = RewardConfig(members=1, epochs=1, batch=64)
+    metrics = train_reward(base, None, pairs, config, settings, tmp_path, 1, silent)
+    assert metrics["train_tokens"] > 0
+    ensemble = RewardEnsemble.load(base, tmp_path)
+    scorer: Any = ensemble.members.members[0]
+    trained = scorer.base_model.state_dict()
+    before = load_merged(base, None).base_model.state_dict()
+    assert set(trained) == set(before)
+    assert any(not torch.equal(trained[name], before[name]) for name in before)
+    ids = padded(prompt_ids(ensemble.tokenizer, ["sum of 3"]), 0)
+    assert torch.isfinite(ensemble.members(input_ids=ids).hidden_states[-1]).all()
+
+
+def test_what_is_missing_pickled_or_of_another_tokenizer_is_refused(base: Path, reward: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="member-0"):
+        RewardEnsemble.load(base, tmp_path)
+    pickled = shutil.copytree(reward, tmp_path / "pickled")
+    (pickled / "member-1" / "pytorch_model.bin").write_bytes(b"x")
+    with pytest.raises(InputError, match="pickled"):
+        RewardEnsemble.load(base, pickled)
+    alone = shutil.copytree(reward, tmp_path / "alone")
+    shutil.rmtree(alone / "member-1")
+    with pytest.raises(InputError, match="members"):
+        RewardEnsemble.load(base, alone)
+    (alone / CALIBRATION_FILE).write_text(json.dumps({"centre": [0.0]}))
+    with pytest.raises(InputError, match="ensemble.json"):
+        RewardEnsemble.load(base, alone)
+    other = tmp_path / "other"
+    shape = ModelConfig(width=64, heads=2, layers=2)
+    train_base(TASKS, (*WORDS, "more"), shape, BaseConfig(steps=1, batch=4), other, 1, silent)
+    with pytest.raises(InputError, match="another tokenizer"):
+        RewardEnsemble.load(other, reward)
+
+
+def test_nothing_to_learn_from_or_to_measure_on_is_refused(base: Path, tmp_path: Path) -> None:
+    pairs = pairs_for(labelled(digits()), Answer("7"))
+    for part in ("train", "heldout"):
+        with pytest.raises(InputError, match="no pair"):
+            kept = [p for p in pairs if p["part"] == part]
+            train_reward(base, None, kept, LINEAR, RewardConfig(), tmp_path, 1, silent)
