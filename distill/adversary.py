@@ -83,8 +83,8 @@ class MutationAdversary:
     """Mutates training questions, its own finds and near misses; judges the most promising of each round.
 
     `tasks` at levels up to the index `up_to` give the first parents. `judged_share`: the part of a round's candidates
-    that H^A is asked about. `cell_cap`: finds kept for a cell of the archive. `kinds`: which failures count.
-    `first_only` ends the search with the first round that brought a failure.
+    that H^A is asked about. `cell_cap`: finds kept for a cell of the archive, by default more for more candidates.
+    `kinds`: which failures count. `first_only` ends the search with the first round that brought a failure.
     """
 
     name = "mutation"
@@ -95,12 +95,12 @@ class MutationAdversary:
         settings: AdversaryConfig,
         up_to: int,
         judged_share: float = 0.5,
-        cell_cap: int = 8,
+        cell_cap: int | None = None,
         kinds: Collection[Failure] = get_args(Failure),
         first_only: bool = False,
     ) -> None:
         self.tasks, self.settings, self.up_to = dict(tasks), settings, up_to
-        self.judged_share, self.cell_cap = judged_share, cell_cap
+        self.judged_share, self.cell_cap = judged_share, cell_cap or max(8, settings.candidates // 50)
         self.kinds, self.first_only = frozenset(kinds), first_only
         words = [word for task in tasks.values() for word in task.words()]
         self.mutator = Mutator(tasks, up_to, tuple(dict.fromkeys([*words, *extra_words()])))

@@ -61,6 +61,7 @@ class WarmStartConfig(Settings):
 
     enabled: bool = True
     epochs: float = Field(default=4, gt=0)
+    least_steps: int = Field(default=400, ge=1)  # where so many epochs are fewer steps, as at the lowest levels
     batch: int = Field(default=64, ge=1)
     learning_rate: float = Field(default=4e-3, gt=0)
 

@@ -40,11 +40,22 @@ def curriculum(tasks: Mapping[str, Task], generation: int, new: int, replay: int
     return chosen
 
 
-def attack_questions(tasks: Mapping[str, Task], count: int, found: Sequence[str], seed: int) -> list[Chosen]:
-    """`count` attacks: what adversaries found before (at most half of them), the rest from the training families."""
-    kept = [Chosen(text, "", 0, "adversary") for text in found[-(count // 2) :]] if count > 1 else []
-    families = attacks(tasks, count - len(kept), held_out=False, seed=seed)
+def attack_questions(
+    tasks: Mapping[str, Task], generation: int, count: int, found: Sequence[str], seed: int
+) -> list[Chosen]:
+    """`count` attacks: what adversaries found before (at most half of them), the rest from the training families.
+
+    Those are made from questions of the levels that generation n knows: a longer one would teach that long is nonsense.
+    """
+    kept = [_found(tasks, text) for text in found[-(count // 2) :]] if count > 1 else []
+    families = attacks(tasks, count - len(kept), held_out=False, seed=seed, up_to=generation)
     return kept + [Chosen(attack.text, "", 0, f"attack:{attack.family}") for attack in families]
+
+
+def _found(tasks: Mapping[str, Task], text: str) -> Chosen:
+    """What an adversary found; it may be a question with a meaning, at whose answer A failed."""
+    task = next((task for task in tasks.values() if task.level_of(text) is not None), None)
+    return Chosen(text, task.name if task else "", (task.level_of(text) or 0) if task else 0, "adversary")
 
 
 def share_of(total: int, share: float) -> int:
@@ -57,7 +68,8 @@ def choose(
 ) -> list[Chosen]:
     """The questions of generation n's labels, each once."""
     chosen = curriculum(tasks, generation, settings.questions, settings.replay, seed)
-    chosen += attack_questions(tasks, share_of(len(chosen), share), found, generation_seed(seed, generation))
+    hostile = share_of(len(chosen), share)
+    chosen += attack_questions(tasks, generation, hostile, found, generation_seed(seed, generation))
     return list({choice.question: choice for choice in chosen}.values())
 
 
@@ -77,10 +89,8 @@ def practice(
         for level in older:
             texts += _draw(task, level, replay, generation_seed(seed, generation))
         texts += _draw(task, task.levels[generation], each - replay * len(older), generation_seed(seed, generation))
-    attacked = [
-        choice.question for choice in attack_questions(tasks, hostile, found, generation_seed(seed, generation))
-    ]
-    return texts + attacked, len(attacked)
+    attacked = attack_questions(tasks, generation, hostile, found, generation_seed(seed, generation))
+    return texts + [choice.question for choice in attacked], len(attacked)
 
 
 def _draw(task: Task, level: int, count: int, seed: int) -> list[str]:

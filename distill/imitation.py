@@ -22,7 +22,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 from trl import SFTConfig, SFTTrainer
 
 from amplification.errors import InputError
-from distill.config import AdapterConfig, RewardConfig, WarmStartConfig
+from distill.config import AdapterConfig, WarmStartConfig
 from distill.optimizer import lesson_schedule, optimizer_for, trainable
 from distill.progress import Progress
 from distill.weights import (
@@ -58,13 +58,14 @@ class Collator:
 
     def __init__(self, pad_token_id: int) -> None:
         self.pad_token_id = pad_token_id
-        self.tokens = 0
+        self.tokens = self.examples = 0
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[torch.Tensor]]:
         """Input ids and labels of each part; labels are `IGNORED` except on answers and their ends."""
         ordered = sorted(rows, key=lambda row: len(row["input_ids"]))
         parts = [ordered[start : start + PART] for start in range(0, len(ordered), PART)]
         self.tokens += sum(len(row["input_ids"]) for row in rows)
+        self.examples += len(rows)
         return {
             "input_ids": [padded([row["input_ids"] for row in part], self.pad_token_id) for part in parts],
             "labels": [padded([row["labels"] for row in part], IGNORED) for part in parts],
@@ -116,14 +117,15 @@ def warm_start(
         rows = tokenised(tokenizer, labels)
         policy = load_policy(base, adapter_in, adapter_config, seed)
         collator = Collator(tokenizer.pad_token_id)
+        steps = max(settings.least_steps, steps_of(settings.epochs, len(rows), settings.batch))
         trainer = AnswerTrainer(
             model=policy,
-            args=sft_arguments(settings, parameters(policy), scratch, seed),
+            args=sft_arguments(settings, steps, parameters(policy), scratch, seed),
             data_collator=collator,
             train_dataset=rows,
             processing_class=tokenizer,
             callbacks=[ProgressCallback(progress)],
-            optimizers=lesson_optimizer(policy, adapter_config, settings, len(rows)),
+            optimizers=lesson_optimizer(policy, adapter_config, settings.learning_rate, steps),
         )
         trainer.remove_callback(PrinterCallback)
         begun = time.monotonic()
@@ -137,7 +139,7 @@ def warm_start(
         "forward_tokens": 0,
         "train_tokens": collator.tokens,
         "parameters": parameters(policy),
-        "examples_per_second": len(rows) * settings.epochs / max(seconds, 1e-9),
+        "examples_per_second": collator.examples / max(seconds, 1e-9),
     }
 
 
@@ -168,19 +170,24 @@ def balanced(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [row for task, members in by_task.items() for row in (islice(cycle(members), most) if task else members)]
 
 
+def steps_of(epochs: float, rows: int, batch: int) -> int:
+    """Optimizer steps in so many epochs."""
+    return math.ceil(epochs * math.ceil(rows / batch))
+
+
 def lesson_optimizer(
-    model: torch.nn.Module, adapter: AdapterConfig, settings: WarmStartConfig | RewardConfig, rows: int
+    model: torch.nn.Module, adapter: AdapterConfig, rate: float, steps: int
 ) -> tuple[torch.optim.Optimizer, LambdaLR]:
-    """Optimizer and schedule for `settings.epochs` over `rows` in batches of `settings.batch`."""
-    optimizer = optimizer_for([(trainable(model), settings.learning_rate)], adapter, WEIGHT_DECAY)
-    return optimizer, lesson_schedule(optimizer, math.ceil(settings.epochs * math.ceil(rows / settings.batch)))
+    """Optimizer and schedule for a lesson of so many steps."""
+    optimizer = optimizer_for([(trainable(model), rate)], adapter, WEIGHT_DECAY)
+    return optimizer, lesson_schedule(optimizer, steps)
 
 
-def sft_arguments(settings: WarmStartConfig, size: int, scratch: str, seed: int) -> SFTConfig:
+def sft_arguments(settings: WarmStartConfig, steps: int, size: int, scratch: str, seed: int) -> SFTConfig:
     """TRL's settings with everything off that writes, logs or asks the network."""
     return SFTConfig(
         output_dir=scratch,
-        num_train_epochs=settings.epochs,
+        max_steps=steps,
         per_device_train_batch_size=settings.batch,
         max_grad_norm=1.0,
         seed=seed,

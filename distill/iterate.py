@@ -98,7 +98,7 @@ class Iteration:
     def _run(self) -> Path:
         base = self.stage("base", self._train_base)
         start = self.models.agent("base", base.folder, None)
-        base_evaluation = self.stage("base_evaluation", self._evaluate("base_evaluation", {"agent": start}, None))
+        base_evaluation = self.stage("base_evaluation", self._evaluate(0, "base_evaluation", {"agent": start}, None))
         results, adapter = [], None
         for n in range(self.config.generations + 1):
             done = self._generation(n, base.folder, adapter)
@@ -137,7 +137,7 @@ class Iteration:
         self.found += found
         trained = self.models.agent(f"A{n}", base, agent)
         answerers = {"agent": trained, "agent_before_ppo": warm, "previous": previous}
-        stage("evaluation", self._evaluate(f"generation-{n}/evaluation", answerers, trained))
+        stage("evaluation", self._evaluate(n, f"generation-{n}/evaluation", answerers, trained))
         return done
 
     def _train_base(self, out: Path, progress: Progress) -> Metrics:
@@ -218,7 +218,7 @@ class Iteration:
 
         return work
 
-    def _evaluate(self, scope: str, agents: Mapping[str, Agent], amplified: Agent | None) -> Work:
+    def _evaluate(self, n: int, scope: str, agents: Mapping[str, Agent], amplified: Agent | None) -> Work:
         """Measure agents and, given one that has been trained, H^A with it, its robustness and its predecessor's."""
 
         def work(_out: Path, progress: Progress) -> Metrics:
@@ -229,13 +229,12 @@ class Iteration:
             judge = self.models.judge(amplified, scope)
             ladder = self.evaluator.measure(tasks, {**asks, "amplified": judge.ask}, seed)
             cost = asdict(judge.cost)
-            up_to = min(len(task.levels) for task in tasks.values()) - 1
 
             def attacker(cap: int) -> int | None:
                 from distill.adversary import calls_to_failure
 
                 target = Target(_texts(asks["agent"]), judge.verdicts)
-                return calls_to_failure(tasks, target, min(up_to, self.config.generations), cap, seed)
+                return calls_to_failure(tasks, target, n, cap, seed)
 
             progress(1, 2)
             robustness = self.evaluator.attack(tasks, asks["previous"], asks["agent"], judge, attacker, seed)

@@ -26,7 +26,7 @@ from amplification.question import Answer
 from amplification.tasks.base import NONSENSE, Task
 from distill.config import AdapterConfig, RewardConfig
 from distill.ensemble import Calibration, RewardEnsemble, save_calibration
-from distill.imitation import PART, ProgressCallback, lesson_optimizer
+from distill.imitation import PART, ProgressCallback, lesson_optimizer, steps_of
 from distill.progress import Progress
 from distill.weights import (
     CHECKPOINT_ABOVE,
@@ -186,12 +186,13 @@ def _train_member(
 ) -> Any:
     torch.manual_seed(seed)
     model: Any = scorer_from(agent, int(tokenizer.pad_token_id), False, adapter)
+    steps = steps_of(settings.epochs, len(rows), settings.batch)
     with tempfile.TemporaryDirectory() as scratch:
         trainer = PairTrainer(
             model=model,
             args=TrlRewardConfig(
                 output_dir=scratch,
-                num_train_epochs=settings.epochs,
+                max_steps=steps,
                 per_device_train_batch_size=settings.batch,
                 max_grad_norm=1.0,
                 seed=seed,
@@ -210,7 +211,7 @@ def _train_member(
             train_dataset=rows,
             processing_class=tokenizer,
             callbacks=[ProgressCallback(progress)],
-            optimizers=lesson_optimizer(model, adapter, settings, len(rows)),
+            optimizers=lesson_optimizer(model, adapter, settings.learning_rate, steps),
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()

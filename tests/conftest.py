@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+# Before torch is loaded: threads that spin at a barrier make everything many times slower on a machine that is shared.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 WORDS = 120
 
 
-def save_tiny_model(folder: Path, seed: int = 0) -> Path:
+def save_tiny_model(folder: Path, seed: int = 0, tied: bool = False) -> Path:
     """A Llama, 64 wide and 2 layers deep, whose answers differ from prompt to prompt; tokens are words"""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -32,6 +36,7 @@ def save_tiny_model(folder: Path, seed: int = 0) -> Path:
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=2,
+        tie_word_embeddings=tied,
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)

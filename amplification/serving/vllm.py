@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from amplification.errors import InputError
 from amplification.serving.base import Call, Completion, ModelRef, SamplingParams
 from amplification.serving.checkpoint import Shelf
 from amplification.serving.config import ServingConfig
@@ -39,6 +40,8 @@ class VLLMSampler:
             for batch in engine.batches(places, calls):
                 try:
                     done.update(zip(batch, engine.complete([calls[i] for i in batch]), strict=True))
+                except InputError:
+                    raise  # noticed before the engine was asked
                 except BaseException:
                     self.close()  # what it holds and what it still works on is not known
                     raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import itertools
 import os
 import weakref
 from collections.abc import Sequence
@@ -11,11 +12,12 @@ from typing import Any, ClassVar
 
 from amplification.errors import InputError, ServingError
 from amplification.serving.base import Call, Completion, ModelRef, SamplingParams
-from amplification.serving.checkpoint import Checkpoint, Shelf, weights
+from amplification.serving.checkpoint import Checkpoint, Shelf
 from amplification.serving.config import ServingConfig
 from amplification.serving.draws import draw_seed
 from amplification.serving.process import same_process_settings, same_random_state, unbound_memory
 from amplification.serving.text import Text
+from amplification.serving.vllm_weights import change_weights
 
 # Read when vLLM is imported or an engine starts. In one process an engine starts in a second or two, not in twenty.
 ENVIRONMENT = {
@@ -41,7 +43,7 @@ class Engine:
         self.holds: ModelRef | None = ModelRef(model.base)
         self._numbers: dict[str, int] = {}
         self._params: dict[SamplingParams, Any] = {}
-        self._asked = 0
+        self._numbering = itertools.count()
         self._llm = self._start(base, max_model_len)
         self._open_engines.add(self)
         self._text: Any = Text(self._llm.get_tokenizer(), max_model_len, base.vocabulary)
@@ -78,10 +80,8 @@ class Engine:
         }
         if settings.kv_cache_gib is not None:
             options["kv_cache_memory_bytes"] = int(settings.kv_cache_gib * GIB)
-        if self.merges:
-            with unbound_memory():
-                return LLM(**options)
-        options |= {"enable_lora": True, "max_loras": settings.max_loras, "max_lora_rank": settings.max_lora_rank}
+        if not self.merges:
+            options |= {"enable_lora": True, "max_loras": settings.max_loras, "max_lora_rank": settings.max_lora_rank}
         if not on_cpu:
             return LLM(**options)
         from amplification.serving.vllm_lora import grouped_lora
@@ -116,6 +116,8 @@ class Engine:
             with same_random_state():
                 self._run(plain, calls, prompts, loras, outputs)
                 self._run_until(until, calls, prompts, loras, outputs, texts)
+        except InputError:
+            raise
         except Exception as error:
             raise ServingError(f"vLLM failed while answering: {str(error).strip() or type(error).__name__}") from error
         texts.update(zip(plain, self._text.decode([outputs[i][0] for i in plain]), strict=True))
@@ -139,9 +141,10 @@ class Engine:
         base, adapter = self.shelf.base(model), self.shelf.adapter(model)
         self.holds = None
         try:
-            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights(base, adapter)})
+            change_weights(self._llm, base, adapter)
         except Exception as error:
-            raise ServingError(f"vLLM could not take the weights of {adapter or base}: {error}") from error
+            folder = adapter.folder if adapter else base.folder
+            raise ServingError(f"vLLM could not take the weights of {folder}: {error}") from error
         self.holds = model
 
     def _lora(self, model: ModelRef) -> Any:
@@ -179,6 +182,7 @@ class Engine:
 
     def _template(self, params: SamplingParams) -> Any:
         import vllm
+        from vllm.exceptions import VLLMClientError
 
         engine = self._llm.llm_engine
         try:
@@ -189,11 +193,10 @@ class Engine:
                 stop=list(params.stop) or None,
                 seed=0 if params.temperature else None,
             )
-            prompt = {"type": "token", "prompt_token_ids": [0]}
-            tasks = engine.get_supported_tasks()
-            return engine.input_processor.process_inputs("template", prompt, asked, tasks).sampling_params
-        except ValueError as error:
+        except (VLLMClientError, ValueError) as error:
             raise InputError("sampling parameters", str(error).splitlines()[0], "correct them") from None
+        prompt, tasks = {"type": "token", "prompt_token_ids": [0]}, engine.get_supported_tasks()
+        return engine.input_processor.process_inputs("template", prompt, asked, tasks).sampling_params
 
     def _run(
         self,
@@ -216,8 +219,7 @@ class Engine:
         sampling = [self._sampling(calls[i]) for i in places]
         try:
             for i, params in zip(places, sampling, strict=True):
-                self._asked += 1
-                name = str(self._asked)
+                name = str(next(self._numbering))
                 waiting[name], tokens[i] = i, []
                 request = EngineCoreRequest(
                     request_id=name,

@@ -20,6 +20,9 @@ from tests.distill.training import FULL, LINEAR, LORA, TASKS, digits, greedy, si
 SHORT = PPOSettings(episodes=64, batch=32, critic_warmup=0, learning_rate=1e-3)
 
 
+EPISODES = 4096
+
+
 def good_share(base: Path, agent: Path | None) -> float:
     """Probability of the right answer, over the training questions."""
     texts = digits()
@@ -31,7 +34,7 @@ def good_share(base: Path, agent: Path | None) -> float:
 def practised(base: Path, reward: Path) -> tuple[Path, dict[str, Any]]:
     """An agent that has practised from the base's even spread."""
     settings = PPOSettings(
-        episodes=4096, batch=128, epochs=2, critic_warmup=2, learning_rate=3e-3, value_learning_rate=3e-3
+        episodes=EPISODES, batch=128, minibatches=4, critic_warmup=2, learning_rate=3e-3, value_learning_rate=3e-3
     )
     folder = base.parent / "practised"
     return folder, train_ppo(base, None, reward, digits(), LINEAR, settings, folder, 1, silent)
@@ -41,21 +44,22 @@ def test_good_answers_become_likelier(base: Path, practised: tuple[Path, dict[st
     folder, metrics = practised
     assert good_share(base, None) < 0.15
     assert good_share(base, folder) > 0.5
-    assert metrics["reward_after"] > metrics["reward_before"] + 0.3
+    assert metrics["reward_after"] > metrics["reward_before"] + 1
     assert math.isfinite(metrics["kl"])
     assert metrics["kl"] > 0
-    assert metrics["entropy"] < 2.4
+    assert metrics["entropy"] < 1.5
 
 
 def test_everything_is_counted(base: Path, practised: tuple[Path, dict[str, Any]]) -> None:
     _, metrics = practised
-    # Three or four tokens of prompt after <bos>, an answer and its end.
+    prompts = prompt_ids(load_tokenizer(base), digits())
+    each = sum(map(len, prompts)) / len(prompts) + 2  # an answer and its end
+    assert metrics["episodes"] == EPISODES
+    assert metrics["tokens_per_episode"] == pytest.approx(each, abs=0.1)
     each = metrics["tokens_per_episode"]
-    assert metrics["episodes"] == 4096
-    assert 6 <= each <= 7
-    assert metrics["forward_tokens"] == pytest.approx(4096 * each * 3)
-    assert metrics["train_tokens"] == pytest.approx(4096 * each * 2 * 2)
-    assert metrics["reward_tokens"] == pytest.approx(4096 * each * 2)
+    assert metrics["forward_tokens"] == pytest.approx(EPISODES * each * 3)
+    assert metrics["train_tokens"] == pytest.approx(EPISODES * each * 2 * 2)
+    assert metrics["reward_tokens"] == pytest.approx(EPISODES * each * 2)
     assert metrics["parameters"] == sum(p.numel() for p in load_merged(base, None).parameters())
 
 

@@ -78,20 +78,18 @@ def test_a_new_version_never_gets_the_old_ones_cache(
         assert either.sample([Call(model_ref, prompt, GREEDY)])[0].text == texts[prompts.index(prompt)]
 
 
+@pytest.mark.parametrize("tied", [False, True])
 def test_whole_models_of_one_shape_share_an_engine(
-    sampler: VLLMSampler,
-    expected: dict[ModelRef, list[str]],
-    base: ModelRef,
-    prompts: list[str],
-    tmp_path: Path,
-    make_model: Callable[..., Path],
+    sampler: VLLMSampler, prompts: list[str], tmp_path: Path, make_model: Callable[..., Path], tied: bool
 ) -> None:
-    sister = ModelRef(str(make_model(tmp_path / "sister", seed=3)))
+    sisters = [ModelRef(str(make_model(tmp_path / str(seed), seed=seed, tied=tied))) for seed in (3, 4)]
     own = TransformersSampler(ServingConfig(backend="transformers", max_model_len=64))
-    calls = [Call(model, prompt, GREEDY) for prompt in prompts for model in (base, sister)]
+    calls = [Call(model, prompt, GREEDY) for prompt in prompts for model in sisters]
+    sampler.sample([Call(sisters[0], "w1", GREEDY)])
+    engines = len(sampler._engines)
     got = [c.text for c in sampler.sample(calls)]
-    assert got == [c.text for c in own.sample(calls)]
-    assert got[::2] == expected[base] and got[1::2] != got[::2]
+    assert got == [c.text for c in own.sample(calls)] and got[::2] != got[1::2]
+    assert len(sampler._engines) == engines
 
 
 def test_a_prompt_that_cannot_be_served_fails_alone(either: VLLMSampler, base: ModelRef) -> None:
@@ -194,6 +192,11 @@ def test_an_engine_that_fails_is_replaced(
     with pytest.raises(ServingError, match="out of memory"):
         sampler.sample([Call(base, prompts[0], GREEDY)])
     assert sampler.sample([Call(base, prompts[0], GREEDY)])[0].text == expected[base][0]
+
+
+def test_senseless_sampling_parameters_are_the_users_mistake(sampler: VLLMSampler, base: ModelRef) -> None:
+    with pytest.raises(InputError, match="max_tokens"):
+        sampler.sample([Call(base, "w1", SamplingParams(max_tokens=0))])
 
 
 def test_nothing_asked_is_nothing_answered(sampler: VLLMSampler) -> None:
