@@ -28,7 +28,8 @@ from transformers import (
 )
 
 from amplification.errors import InputError
-from amplification.tasks.base import NONSENSE, Task
+from amplification.tasks.attack_families import sampled
+from amplification.tasks.base import NONSENSE, Task, split_of
 from distill.config import BaseConfig, ModelConfig
 from distill.progress import Progress
 from distill.weights import REFERENCE_FILE, padded, parameters, prompt_ids, quiet, require_safetensors
@@ -156,16 +157,19 @@ def adopt_pretrained(name: str, out: Path) -> dict[str, Any]:
 
 
 def form_examples(tasks: Sequence[Task], count: int, rng: random.Random) -> list[tuple[str, tuple[str, ...]]]:
-    """Questions of every task and level, a share of them malformed, each with the answers of its form.
+    """Training questions of every task and level, a share of them malformed, each with the answers of its form.
 
     A malformed question keeps the answers of the question it was made from: that it makes no sense is a fact.
     """
     examples = []
     for number in range(count):
         task = tasks[number % len(tasks)]
-        text = task.sample(rng.choice(task.levels), rng)
+        text = sampled(task, (rng.choice(task.levels),), "train", rng)
         answers = (*task.valid_answers(text), NONSENSE)
-        examples.append((_malformed(text, task, rng) if rng.random() < MALFORMED else text, answers))
+        changed = _malformed(text, task, rng) if rng.random() < MALFORMED else text
+        # A change can make another question of the task, which may be a held-out one.
+        held_out = task.level_of(changed) is not None and split_of(task, changed) == "held_out"
+        examples.append((text if held_out else changed, answers))
     return examples
 
 

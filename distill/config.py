@@ -57,11 +57,13 @@ class LabelsConfig(Settings):
 
 
 class WarmStartConfig(Settings):
-    """Supervised learning on H^A's answers (TRL's SFTTrainer) before PPO."""
+    """Supervised learning on H^A's answers (TRL's SFTTrainer) before PPO: so many optimizer steps on batches of labels.
+
+    Steps and not epochs, since the lowest levels have few labels and need as many steps as the others.
+    """
 
     enabled: bool = True
-    epochs: float = Field(default=4, gt=0)
-    least_steps: int = Field(default=400, ge=1)  # where so many epochs are fewer steps, as at the lowest levels
+    steps: int = Field(default=600, ge=1)
     batch: int = Field(default=64, ge=1)
     learning_rate: float = Field(default=4e-3, gt=0)
 
@@ -71,7 +73,7 @@ class RewardConfig(Settings):
 
     members: int = Field(default=2, ge=1)
     pairs_per_label: int = Field(default=2, ge=1)
-    epochs: float = Field(default=2, gt=0)
+    steps: int = Field(default=150, ge=1)  # of each member
     batch: int = Field(default=64, ge=1)
     learning_rate: float = Field(default=2e-3, gt=0)
     aggregate: Literal["mean_minus_spread", "minimum"] = "mean_minus_spread"

@@ -6,7 +6,6 @@ to the longest, computes logits for every position, and keeps an entropy and an 
 
 from __future__ import annotations
 
-import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -117,15 +116,14 @@ def warm_start(
         rows = tokenised(tokenizer, labels)
         policy = load_policy(base, adapter_in, adapter_config, seed)
         collator = Collator(tokenizer.pad_token_id)
-        steps = max(settings.least_steps, steps_of(settings.epochs, len(rows), settings.batch))
         trainer = AnswerTrainer(
             model=policy,
-            args=sft_arguments(settings, steps, parameters(policy), scratch, seed),
+            args=sft_arguments(settings, parameters(policy), scratch, seed),
             data_collator=collator,
             train_dataset=rows,
             processing_class=tokenizer,
             callbacks=[ProgressCallback(progress)],
-            optimizers=lesson_optimizer(policy, adapter_config, settings.learning_rate, steps),
+            optimizers=lesson_optimizer(policy, adapter_config, settings.learning_rate, settings.steps),
         )
         trainer.remove_callback(PrinterCallback)
         begun = time.monotonic()
@@ -170,11 +168,6 @@ def balanced(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [row for task, members in by_task.items() for row in (islice(cycle(members), most) if task else members)]
 
 
-def steps_of(epochs: float, rows: int, batch: int) -> int:
-    """Optimizer steps in so many epochs."""
-    return math.ceil(epochs * math.ceil(rows / batch))
-
-
 def lesson_optimizer(
     model: torch.nn.Module, adapter: AdapterConfig, rate: float, steps: int
 ) -> tuple[torch.optim.Optimizer, LambdaLR]:
@@ -183,11 +176,11 @@ def lesson_optimizer(
     return optimizer, lesson_schedule(optimizer, steps)
 
 
-def sft_arguments(settings: WarmStartConfig, steps: int, size: int, scratch: str, seed: int) -> SFTConfig:
+def sft_arguments(settings: WarmStartConfig, size: int, scratch: str, seed: int) -> SFTConfig:
     """TRL's settings with everything off that writes, logs or asks the network."""
     return SFTConfig(
         output_dir=scratch,
-        max_steps=steps,
+        max_steps=settings.steps,
         per_device_train_batch_size=settings.batch,
         max_grad_norm=1.0,
         seed=seed,

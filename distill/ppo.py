@@ -53,6 +53,8 @@ with warnings.catch_warnings():
 MAX_GRADIENT_NORM = 1.0
 # Taken off an answer that does not end; H^A's answers and others lie 2 apart on average.
 UNFINISHED_PENALTY = 2.0
+# Batches whose prompts are sorted by length together.
+BUCKETS = 8
 # The last updates, over which what a run ended with is averaged.
 LAST_UPDATES = 5
 
@@ -108,6 +110,29 @@ class PromptCollator:
         self.tokens += sum(map(len, ids))
         width = max(map(len, ids))
         return {"input_ids": torch.tensor([[self.pad_token_id] * (width - len(row)) + row for row in ids])}
+
+
+class Buckets:
+    """Batches of prompts of similar length, in a random order, each epoch another: a third of the time of mixed ones.
+
+    Sorting is within `BUCKETS` batches' worth of shuffled prompts, so that who is beside whom stays random.
+    """
+
+    def __init__(self, prompts: Dataset, collator: PromptCollator, batch: int, seed: int) -> None:
+        self.rows, self.collator, self.batch = prompts.to_list(), collator, batch
+        self.rng = random.Random(f"{seed}/buckets")
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        """One epoch; what is left over of a batch waits for the next one."""
+        rows, batches = self.rows[:], []
+        self.rng.shuffle(rows)
+        for start in range(0, len(rows), BUCKETS * self.batch):
+            part = sorted(rows[start : start + BUCKETS * self.batch], key=lambda row: len(row["input_ids"]))
+            whole = range(0, len(part) - self.batch + 1, self.batch)
+            batches += [part[place : place + self.batch] for place in whole]
+        self.rng.shuffle(batches)
+        for rows in batches:
+            yield self.collator(rows)
 
 
 def train_ppo(
@@ -221,6 +246,7 @@ def make_trainer(
         data_collator=collator,
         optimizers=optimizers,
     )
+    trainer.dataloader = Buckets(prompts, collator, settings.batch, seed)
     trainer.remove_callback(PrinterCallback)
     trainer.accelerator.print = lambda *args, **kwargs: None
     return trainer

@@ -26,7 +26,7 @@ from amplification.question import Answer
 from amplification.tasks.base import NONSENSE, Task
 from distill.config import AdapterConfig, RewardConfig
 from distill.ensemble import Calibration, RewardEnsemble, save_calibration
-from distill.imitation import PART, ProgressCallback, lesson_optimizer, steps_of
+from distill.imitation import PART, ProgressCallback, lesson_optimizer
 from distill.progress import Progress
 from distill.weights import (
     CHECKPOINT_ABOVE,
@@ -160,7 +160,7 @@ def train_reward(
         "forward_tokens": scored * settings.members,
         "train_tokens": collator.tokens,
         "parameters": parameters(start),
-        "pairs_per_second": len(rows) * settings.epochs * settings.members / max(seconds, 1e-9),
+        "pairs_per_second": settings.steps * settings.batch * settings.members / max(seconds, 1e-9),
     }
 
 
@@ -186,13 +186,12 @@ def _train_member(
 ) -> Any:
     torch.manual_seed(seed)
     model: Any = scorer_from(agent, int(tokenizer.pad_token_id), False, adapter)
-    steps = steps_of(settings.epochs, len(rows), settings.batch)
     with tempfile.TemporaryDirectory() as scratch:
         trainer = PairTrainer(
             model=model,
             args=TrlRewardConfig(
                 output_dir=scratch,
-                max_steps=steps,
+                max_steps=settings.steps,
                 per_device_train_batch_size=settings.batch,
                 max_grad_norm=1.0,
                 seed=seed,
@@ -211,7 +210,7 @@ def _train_member(
             train_dataset=rows,
             processing_class=tokenizer,
             callbacks=[ProgressCallback(progress)],
-            optimizers=lesson_optimizer(model, adapter, settings.learning_rate, steps),
+            optimizers=lesson_optimizer(model, adapter, settings.learning_rate, settings.steps),
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()

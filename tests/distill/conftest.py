@@ -11,7 +11,7 @@ from distill.config import BaseConfig, ModelConfig, RewardConfig, WarmStartConfi
 from tests.distill.training import LINEAR, TASKS, WORDS, asker, digits, labelled, silent
 
 SHAPE = ModelConfig(width=64, heads=2, layers=2)
-REWARD = RewardConfig(members=2, pairs_per_label=6, epochs=20, batch=32, learning_rate=4e-3)
+REWARD = RewardConfig(members=2, pairs_per_label=6, steps=120, batch=32, learning_rate=4e-3)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -35,7 +35,7 @@ def warm(base: Path) -> Path:
     from distill.imitation import warm_start
 
     folder = base.parent / "warm"
-    settings = WarmStartConfig(epochs=60, least_steps=1, batch=16, learning_rate=2e-3)
+    settings = WarmStartConfig(steps=120, batch=16, learning_rate=2e-3)
     warm_start(base, None, labelled(digits()), LINEAR, settings, folder, 1, silent)
     return folder
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import random
 from pathlib import Path
 
 import pytest
 
 from amplification.errors import InputError
-from amplification.tasks.base import NONSENSE
-from distill.base import make_model, make_tokenizer, train_base
+from amplification.tasks import TASKS as ALL_TASKS
+from amplification.tasks import task_of
+from amplification.tasks.base import NONSENSE, split_of
+from distill.base import form_examples, make_model, make_tokenizer, train_base
 from distill.config import BaseConfig, ModelConfig
 from distill.weights import answer_ids, load_tokenizer, prompt_ids, resolve_base
 from tests.distill.training import TASKS, WORDS, booleans, silent, spread
@@ -90,3 +93,9 @@ def test_what_cannot_be_loaded_is_refused(name: str, tmp_path: Path) -> None:
         (tmp_path / "pytorch_model.bin").write_bytes(b"x")
     with pytest.raises(InputError):
         train_base(TASKS, WORDS, ModelConfig(pretrained=where), BaseConfig(), tmp_path / "base", 1, silent)
+
+
+def test_no_held_out_question_is_among_the_forms() -> None:
+    for text, _ in form_examples(list(ALL_TASKS.values()), 4_000, random.Random(0)):
+        task = task_of(text)
+        assert task is None or split_of(task, text) == "train", text

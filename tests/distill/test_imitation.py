@@ -15,7 +15,7 @@ from distill.imitation import Collator, balanced, tokenised, warm_start
 from distill.weights import load_merged, load_policy, load_tokenizer, save_policy
 from tests.distill.training import FULL, LINEAR, LORA, TASKS, booleans, digits, greedy, labelled, silent, spread
 
-QUICK = WarmStartConfig(epochs=1, least_steps=1, batch=16, learning_rate=4e-3)
+QUICK = WarmStartConfig(steps=4, batch=16, learning_rate=4e-3)
 
 
 def logits(model: Any) -> torch.Tensor:

@@ -14,7 +14,7 @@ from transformers import GenerationConfig
 from amplification.errors import InputError
 from distill.config import PPOSettings
 from distill.ppo import frozen_garbage, train_ppo
-from distill.weights import load_merged, load_tokenizer, prompt_ids
+from distill.weights import load_merged, load_tokenizer, prompt_ids, save_policy
 from tests.distill.training import FULL, LINEAR, LORA, TASKS, digits, greedy, silent, spread
 
 SHORT = PPOSettings(episodes=64, batch=32, critic_warmup=0, learning_rate=1e-3)
@@ -68,10 +68,12 @@ def test_what_is_saved_answers_as_what_was_trained(
     base: Path, reward: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: Any
 ) -> None:
     kept: list[Any] = []
-    import distill.ppo
 
-    save = distill.ppo.save_policy
-    monkeypatch.setattr(distill.ppo, "save_policy", lambda policy, *rest: (kept.append(policy), save(policy, *rest)))
+    def save(policy: Any, *rest: Any) -> None:
+        kept.append(policy)
+        save_policy(policy, *rest)
+
+    monkeypatch.setattr("distill.ppo.save_policy", save)
     train_ppo(base, None, reward, digits(), config, SHORT, tmp_path, 1, silent)
     tokenizer, texts = load_tokenizer(base), digits()
     settings = GenerationConfig(max_new_tokens=2, do_sample=False, pad_token_id=0, eos_token_id=tokenizer.eos_token_id)

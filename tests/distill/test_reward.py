@@ -115,7 +115,7 @@ def test_what_ppo_reads_is_what_the_scorer_says(base: Path, reward: Path) -> Non
 @pytest.mark.parametrize("config", [LORA, FULL], ids=lambda c: c.method)
 def test_members_can_be_trained_otherwise(base: Path, tmp_path: Path, config: Any) -> None:
     pairs = pairs_for(labelled(digits()), Answer("7"))
-    settings = RewardConfig(members=1, epochs=1, batch=64)
+    settings = RewardConfig(members=1, steps=5, batch=64)
     metrics = train_reward(base, None, pairs, config, settings, tmp_path, 1, silent)
     assert metrics["train_tokens"] > 0
     ensemble = RewardEnsemble.load(base, tmp_path)

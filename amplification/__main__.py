@@ -1,0 +1,5 @@
+"""`python -m amplification` is the `amplify` command."""
+
+from amplification.cli import main
+
+raise SystemExit(main())
