@@ -76,6 +76,7 @@ class RewardConfig(Settings):
     steps: int = Field(default=150, ge=1)  # of each member
     batch: int = Field(default=64, ge=1)
     learning_rate: float = Field(default=2e-3, gt=0)
+    extra_layers: int = Field(default=1, ge=0)  # on top of the agent's: where its answer is compared with the given one
     aggregate: Literal["mean_minus_spread", "minimum"] = "mean_minus_spread"
 
 

@@ -164,7 +164,7 @@ def train_ppo(
         begun = time.monotonic()
         if settings.episodes:
             reference = load_merged(base, adapter_in).requires_grad_(False)
-            value = scorer_from(reference, int(tokenizer.pad_token_id), True, adapter_config)
+            value = scorer_from(reference, int(tokenizer.pad_token_id), adapter_config, zero_head=True)
             prompts = practice(tokenizer, questions, settings.batch, seed)
             optimizers = make_optimizer(policy, value, adapter_config, settings)
             trainer = make_trainer(

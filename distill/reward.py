@@ -185,7 +185,7 @@ def _train_member(
     progress: Progress,
 ) -> Any:
     torch.manual_seed(seed)
-    model: Any = scorer_from(agent, int(tokenizer.pad_token_id), False, adapter)
+    model: Any = scorer_from(agent, int(tokenizer.pad_token_id), adapter, extra_layers=settings.extra_layers)
     with tempfile.TemporaryDirectory() as scratch:
         trainer = PairTrainer(
             model=model,

@@ -142,14 +142,25 @@ def load_merged(base: str | Path, agent: str | Path | None) -> PreTrainedModel:
     return merged
 
 
-def scorer_from(model: PreTrainedModel, pad_token_id: int, zero_head: bool, settings: AdapterConfig) -> PreTrainedModel:
+def scorer_from(
+    model: PreTrainedModel, pad_token_id: int, settings: AdapterConfig, zero_head: bool = False, extra_layers: int = 0
+) -> PreTrainedModel:
     """A one-output sequence classifier that starts as a copy of `model`, with a fresh head (zero, or random).
 
-    What `settings.method` trains of an agent is left trainable, and the head.
+    `extra_layers` go on top, at first without effect. What `settings.method` trains of an agent is left trainable, and
+    the head. Raises InputError where `extra_layers` cannot be added to this kind of model.
     """
-    config = type(model.config).from_dict({**model.config.to_dict(), "num_labels": 1, "pad_token_id": pad_token_id})
-    scorer: Any = AutoModelForSequenceClassification.from_config(config, dtype=model.dtype)
-    scorer.base_model.load_state_dict(model.base_model.state_dict())
+    values = {**model.config.to_dict(), "num_labels": 1, "pad_token_id": pad_token_id}
+    if extra_layers:
+        # Lists of a layer each would not fit; without them the library makes them anew.
+        values.pop("layer_types", None)
+        values["num_hidden_layers"] = model.config.num_hidden_layers + extra_layers
+    scorer: Any = AutoModelForSequenceClassification.from_config(
+        type(model.config).from_dict(values), dtype=model.dtype
+    )
+    scorer.base_model.load_state_dict(model.base_model.state_dict(), strict=not extra_layers)
+    if extra_layers:
+        _silence(scorer.base_model, extra_layers)
     if zero_head:
         torch.nn.init.zeros_(scorer.score.weight)
     if settings.method == "linear":
@@ -158,6 +169,19 @@ def scorer_from(model: PreTrainedModel, pad_token_id: int, zero_head: bool, sett
     elif settings.method == "lora":
         scorer = get_peft_model(scorer, lora_config(settings, "SEQ_CLS"))
     return scorer  # type: ignore[no-any-return]
+
+
+def _silence(backbone: Any, count: int) -> None:
+    """Make the last layers pass on what they get: their attention and their feed-forward part add nothing yet.
+
+    Source: Wu et al., "LLaMA Pro: Progressive LLaMA with Block Expansion" (arXiv 2401.02415, 2024).
+    """
+    layers = list(getattr(backbone, "layers", []))[-count:]
+    ends = [[m for name, m in layer.named_modules() if name.endswith(("o_proj", "down_proj"))] for layer in layers]
+    if not layers or any(len(pair) != 2 for pair in ends):
+        raise InputError("distill.reward.extra_layers", "not known how to add layers to this model", "set it to 0")
+    for linear in (linear for pair in ends for linear in pair):
+        torch.nn.init.zeros_(linear.weight)
 
 
 def save_policy(policy: PreTrainedModel, base: str | Path, settings: AdapterConfig, out: str | Path) -> None:

@@ -116,12 +116,11 @@ class Boolean:
         negated, core = _peeled(node)
         if not core.parts:
             return Reply(str((core.op == "True") != negated))
-        left, right = _halves(core)
-        texts = [" ".join([*_joined(core.op, side), "is"]) for side in (left, right)]
-        answers = answers_or_next(self, workspace, texts, node.literals)
+        sides = [_asked(core.op, side) for side in _halves(core)]
+        answers = answers_or_next(self, workspace, [text for _, text in sides], node.literals)
         if not isinstance(answers, list):
             return answers
-        values = [answer == "True" for answer in answers]
+        values = [(answer == "True") != flipped for answer, (flipped, _) in zip(answers, sides, strict=True)]
         return Reply(str((all(values) if core.op == "and" else any(values)) != negated))
 
     def truth(self, text: str) -> str:
@@ -180,11 +179,18 @@ def _halves(chain: Node) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
     return chain.parts[:cut], chain.parts[cut:]
 
 
-def _joined(op: str, parts: Sequence[Node]) -> list[str]:
+def _asked(op: str, parts: Sequence[Node]) -> tuple[bool, str]:
+    """The question about one side of a chain, and whether H negates its answer.
+
+    H takes the `not`s and brackets off a group, so that A is asked a chain, which is what a level's questions are.
+    """
+    if len(parts) == 1 and parts[0].literals > 1:
+        flipped, core = _peeled(parts[0])
+        return flipped, " ".join([*core.words, "is"])
     words = list(parts[0].words)
     for part in parts[1:]:
         words += [op, *part.words]
-    return words
+    return False, " ".join([*words, "is"])
 
 
 def _expression(literals: int, rng: random.Random) -> str:

@@ -204,7 +204,7 @@ def first_step(text: str) -> tuple[SubQuestion, ...]:
         ("apply 0>2 1>0 2>3 3>1 to 1 for 8 steps", [("apply 0>2 1>0 2>3 3>1 to 1 for 4 steps", False)]),
         ("True or False and True or False is", [("True is", False), ("False and True or False is", True)]),
         ("not ( ( True and False ) ) is", [("True is", False), ("False is", False)]),
-        ("not ( True or not False ) and True is", [("not ( True or not False ) is", False), ("True is", False)]),
+        ("not ( True or not False ) and True is", [("True or not False is", False), ("True is", False)]),
     ],
 )
 def test_halves_and_whom_they_go_to(text: str, subs: list[tuple[str, bool]]) -> None:
