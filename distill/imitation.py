@@ -9,7 +9,6 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from trl import SFTConfig, SFTTrainer
 
 from amplification.errors import InputError
 from distill.config import AdapterConfig, WarmStartConfig
+from distill.lessons import ByLessons, LessonSampler
 from distill.optimizer import lesson_schedule, optimizer_for, trainable
 from distill.progress import Progress
 from distill.weights import (
@@ -59,8 +59,8 @@ class Collator:
         self.pad_token_id = pad_token_id
         self.tokens = self.examples = 0
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[torch.Tensor]]:
-        """Input ids and labels of each part; labels are `IGNORED` except on answers and their ends."""
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+        """Input ids, labels and places of each part; labels are `IGNORED` except on answers and their ends."""
         ordered = sorted(rows, key=lambda row: len(row["input_ids"]))
         parts = [ordered[start : start + PART] for start in range(0, len(ordered), PART)]
         self.tokens += sum(len(row["input_ids"]) for row in rows)
@@ -68,26 +68,29 @@ class Collator:
         return {
             "input_ids": [padded([row["input_ids"] for row in part], self.pad_token_id) for part in parts],
             "labels": [padded([row["labels"] for row in part], IGNORED) for part in parts],
+            "rows": [[row["row"] for row in part] for part in parts],
         }
 
 
-class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
-    """SFTTrainer with logits at answers alone, and a batch taken in parts of similar length."""
+class AnswerTrainer(ByLessons, SFTTrainer):  # type: ignore[misc]
+    """SFTTrainer with logits at answers alone, a batch taken in parts of similar length, and lessons by their loss."""
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
         """Mean cross-entropy over the answers' tokens of all parts. `return_outputs` is not supported."""
         total, count = torch.zeros((), device=model.device), 0
-        for ids, labels in zip(inputs["input_ids"], inputs["labels"], strict=True):
+        for ids, labels, rows in zip(inputs["input_ids"], inputs["labels"], inputs["rows"], strict=True):
             targets = labels[:, 1:]
             # Columns in which some row has an answer token; position t predicts token t + 1.
             columns = (targets != IGNORED).any(dim=0).nonzero().squeeze(-1)
             # No attention mask: padding is on the right, where a causal model does not look.
             logits = model(input_ids=ids, use_cache=False, logits_to_keep=columns).logits
-            wanted = targets[:, columns].reshape(-1)
-            total = total + functional.cross_entropy(logits.flatten(0, 1).float(), wanted, reduction="sum")
+            wanted = targets[:, columns]
+            losses = functional.cross_entropy(logits.flatten(0, 1).float(), wanted.reshape(-1), reduction="none")
+            total = total + losses.sum()
             count += int((wanted != IGNORED).sum())
+            self.sampler.learned(rows, losses.detach().view(len(rows), -1).sum(dim=1).tolist())
         return total / count
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
@@ -113,7 +116,9 @@ def warm_start(
     """
     with quiet(), tempfile.TemporaryDirectory() as scratch:
         tokenizer = load_tokenizer(base)
-        rows = tokenised(tokenizer, labels)
+        taught = [row for row in labels if row["part"] == "train"]
+        rows = tokenised(tokenizer, taught)
+        sampler = LessonSampler([(row["task"], row["level"]) for row in taught], settings.steps * settings.batch, seed)
         policy = load_policy(base, adapter_in, adapter_config, seed)
         collator = Collator(tokenizer.pad_token_id)
         trainer = AnswerTrainer(
@@ -121,6 +126,7 @@ def warm_start(
             args=sft_arguments(settings, parameters(policy), scratch, seed),
             data_collator=collator,
             train_dataset=rows,
+            sampler=sampler,
             processing_class=tokenizer,
             callbacks=[ProgressCallback(progress)],
             optimizers=lesson_optimizer(policy, adapter_config, settings.learning_rate, settings.steps),
@@ -142,30 +148,18 @@ def warm_start(
 
 
 def tokenised(tokenizer: Any, labels: Sequence[Mapping[str, Any]]) -> Dataset:
-    """Columns input_ids and labels of the training part. Raises InputError if that is empty."""
-    rows = balanced([row for row in labels if row["part"] == "train"])
-    if not rows:
+    """Columns input_ids, labels and row (its place). Raises InputError if there are no rows."""
+    if not labels:
         raise InputError("labels", "no label is of the training part", "ask H^A more questions or hold out fewer")
-    prompts = prompt_ids(tokenizer, [str(row["question"]) for row in rows])
-    answers = answer_ids(tokenizer, [str(row["answer"]) for row in rows])
+    prompts = prompt_ids(tokenizer, [str(row["question"]) for row in labels])
+    answers = answer_ids(tokenizer, [str(row["answer"]) for row in labels])
     return Dataset.from_dict(
         {
             "input_ids": [p + a for p, a in zip(prompts, answers, strict=True)],
             "labels": [[IGNORED] * len(p) + a for p, a in zip(prompts, answers, strict=True)],
+            "row": list(range(len(labels))),
         }
     )
-
-
-def balanced(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The rows, over again for tasks that have fewer than the largest: no task is learned at the cost of another.
-
-    A task may have a dozen questions at its lowest level, all of them needed. Rows of no task stay as they are.
-    """
-    by_task: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        by_task.setdefault(str(row["task"]), []).append(row)
-    most = max((len(members) for task, members in by_task.items() if task), default=0)
-    return [row for task, members in by_task.items() for row in (islice(cycle(members), most) if task else members)]
 
 
 def lesson_optimizer(

@@ -55,8 +55,8 @@ MAX_GRADIENT_NORM = 1.0
 UNFINISHED_PENALTY = 2.0
 # Batches whose prompts are sorted by length together.
 BUCKETS = 8
-# The last updates, over which what a run ended with is averaged.
-LAST_UPDATES = 5
+# Share of the updates over which what a run began and ended with is averaged: one batch has prompts of one length.
+ENDS = 0.25
 
 
 @contextmanager
@@ -126,10 +126,11 @@ class Buckets:
         """One epoch; what is left over of a batch waits for the next one."""
         rows, batches = self.rows[:], []
         self.rng.shuffle(rows)
+        # Left over before sorting: after it, what is left would always be the longest prompts.
+        del rows[len(rows) // self.batch * self.batch :]
         for start in range(0, len(rows), BUCKETS * self.batch):
             part = sorted(rows[start : start + BUCKETS * self.batch], key=lambda row: len(row["input_ids"]))
-            whole = range(0, len(part) - self.batch + 1, self.batch)
-            batches += [part[place : place + self.batch] for place in whole]
+            batches += [part[place : place + self.batch] for place in range(0, len(part), self.batch)]
         self.rng.shuffle(batches)
         for rows in batches:
             yield self.collator(rows)
@@ -279,10 +280,11 @@ def summary(watch: Watch, settings: PPOSettings, prompt_tokens: int, members: in
     episodes = len(watch.history) * settings.batch
     # An answer's tokens and its end; what an unfinished answer has more is not counted.
     tokens = prompt_tokens + episodes * (settings.answer_tokens + 1)
-    ended = slice(-LAST_UPDATES, None)
+    some = max(1, round(len(watch.history) * ENDS))
+    began, ended = slice(0, some), slice(-some, None)
     return {
         "episodes": episodes,
-        "reward_before": watch.mean("objective/scores", slice(0, 1)) if episodes else 0.0,
+        "reward_before": watch.mean("objective/scores", began) if episodes else 0.0,
         "reward_after": watch.mean("objective/scores", ended) if episodes else 0.0,
         "kl": watch.mean("objective/kl", ended) if episodes else 0.0,
         "entropy": watch.mean("objective/entropy", ended) if episodes else 0.0,

@@ -27,6 +27,7 @@ from amplification.tasks.base import NONSENSE, Task
 from distill.config import AdapterConfig, RewardConfig
 from distill.ensemble import Calibration, RewardEnsemble, save_calibration
 from distill.imitation import PART, ProgressCallback, lesson_optimizer
+from distill.lessons import ByLessons, LessonSampler
 from distill.progress import Progress
 from distill.weights import (
     CHECKPOINT_ABOVE,
@@ -51,7 +52,7 @@ def make_pairs(
     settings: RewardConfig,
     seed: int,
 ) -> list[dict[str, str]]:
-    """Rows with question, chosen, rejected, part: H^A's answer before another answer to the same question.
+    """Rows with question, chosen (H^A's answer), rejected (another answer), part and group (task and level).
 
     `ask` is the agent. Its answer is the first to be rejected where it is not H^A's; then come others of the right
     form (for a question that makes no sense: answers to other questions) and `nonsense`, in a random order.
@@ -67,7 +68,8 @@ def make_pairs(
         other.insert(rng.randrange(len(other) + 1) if rng.random() < NONSENSE_SHARE else len(other), NONSENSE)
         own = [answer.text] if answer.ok and answer.text else []
         rejected = [text for text in dict.fromkeys([*own, *other]) if text != chosen][: settings.pairs_per_label]
-        pairs += [{"question": question, "chosen": chosen, "rejected": r, "part": str(row["part"])} for r in rejected]
+        kept = {"question": question, "chosen": chosen, "part": str(row["part"])}
+        pairs += [{**kept, "rejected": text, "group": f"{row['task']} {row['level']}"} for text in rejected]
     return pairs
 
 
@@ -78,34 +80,37 @@ class PairCollator:
         self.pad_token_id = pad_token_id
         self.tokens = 0
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[torch.Tensor]]:
-        """Input ids of each part, and where each row's last token is."""
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+        """Input ids of each part, where each row's last token is, and the pairs' places."""
         ordered = sorted(rows, key=lambda row: len(row["chosen_ids"]))
-        ids, last = [], []
+        ids, last, places = [], [], []
         for start in range(0, len(ordered), PART // 2):
             part = ordered[start : start + PART // 2]
             both = [row["chosen_ids"] for row in part] + [row["rejected_ids"] for row in part]
             self.tokens += sum(map(len, both))
             ids.append(padded(both, self.pad_token_id))
             last.append(torch.tensor([len(row) - 1 for row in both]))
-        return {"input_ids": ids, "last": last}
+            places.append([row["row"] for row in part])
+        return {"input_ids": ids, "last": last, "rows": places}
 
 
-class PairTrainer(RewardTrainer):  # type: ignore[misc]
-    """RewardTrainer that takes a batch in parts of similar length and keeps no running statistics."""
+class PairTrainer(ByLessons, RewardTrainer):  # type: ignore[misc]
+    """RewardTrainer that takes a batch in parts of similar length, lessons by their loss, and keeps no statistics."""
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
         """Mean Bradley-Terry loss over the pairs of all parts. `return_outputs` is not supported."""
         total, pairs = torch.zeros((), device=model.device), 0
-        for ids, last in zip(inputs["input_ids"], inputs["last"], strict=True):
+        for ids, last, rows in zip(inputs["input_ids"], inputs["last"], inputs["rows"], strict=True):
             # The head at the last token alone, found by the collator. No attention mask: padding is on the right.
             scorer = model.get_base_model() if isinstance(model, PeftModel) else model
             hidden = scorer.base_model(input_ids=ids, use_cache=False).last_hidden_state
             scores = scorer.score(hidden[torch.arange(len(ids), device=ids.device), last]).squeeze(-1).float()
             chosen, rejected = scores.chunk(2)
-            total = total - functional.logsigmoid(chosen - rejected).sum()
+            losses = -functional.logsigmoid(chosen - rejected)
+            total = total + losses.sum()
+            self.sampler.learned(rows, losses.detach().tolist())
             pairs += len(chosen)
         return total / pairs
 
@@ -139,44 +144,48 @@ def train_reward(
                 raise InputError("labels", f"no pair is of the {name} part", "ask H^A more questions")
         start = load_merged(base, agent)
         rows = tokenised_pairs(tokenizer, train)
+        groups = [row["group"] for row in train]
         collator = PairCollator(tokenizer.pad_token_id)
-        begun = time.monotonic()
+        begun, size = time.monotonic(), 0
         for member in range(settings.members):
 
             def report(done: int, total: int, member: int = member) -> None:
                 progress(member * total + done, settings.members * total)
 
             model = _train_member(
-                start, rows, tokenizer, collator, adapter_config, settings, seed * 100 + member, report
+                start, rows, groups, tokenizer, collator, adapter_config, settings, seed * 100 + member, report
             )
+            size = parameters(model)
             folder = Path(out) / f"member-{member}"
             model.save_pretrained(str(folder))
             tokenizer.save_pretrained(str(folder))
         seconds = time.monotonic() - begun
         metrics = calibrate(base, Path(out), heldout, settings)
-        scored = sum(len(row) for column in tokenised_pairs(tokenizer, heldout).to_dict().values() for row in column)
+        scored = tokenised_pairs(tokenizer, heldout)
+        tokens = sum(len(row) for name in ("chosen_ids", "rejected_ids") for row in scored[name])
     return metrics | {
         "pairs": len(rows),
-        "forward_tokens": scored * settings.members,
+        "forward_tokens": tokens * settings.members,
         "train_tokens": collator.tokens,
-        "parameters": parameters(start),
+        "parameters": size,
         "pairs_per_second": settings.steps * settings.batch * settings.members / max(seconds, 1e-9),
     }
 
 
 def tokenised_pairs(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[str, str]]) -> Dataset:
-    """Columns chosen_ids and rejected_ids: prompt, answer and end of sequence."""
+    """Columns chosen_ids and rejected_ids (prompt, answer and end of sequence), and row (the pair's place)."""
     prompts = prompt_ids(tokenizer, [row["question"] for row in rows])
-    columns = {}
+    columns: dict[str, list[list[int]]] = {}
     for name in ("chosen", "rejected"):
         answers = answer_ids(tokenizer, [row[name] for row in rows])
         columns[f"{name}_ids"] = [p + a for p, a in zip(prompts, answers, strict=True)]
-    return Dataset.from_dict(columns)
+    return Dataset.from_dict({**columns, "row": list(range(len(rows)))})
 
 
 def _train_member(
     agent: Any,
     rows: Dataset,
+    groups: Sequence[str],
     tokenizer: PreTrainedTokenizerBase,
     collator: PairCollator,
     adapter: AdapterConfig,
@@ -208,6 +217,7 @@ def _train_member(
             ),
             data_collator=collator,
             train_dataset=rows,
+            sampler=LessonSampler(groups, settings.steps * settings.batch, seed),
             processing_class=tokenizer,
             callbacks=[ProgressCallback(progress)],
             optimizers=lesson_optimizer(model, adapter, settings.learning_rate, settings.steps),

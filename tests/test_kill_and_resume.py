@@ -81,8 +81,6 @@ def test_what_was_answered_before_the_kill_is_not_asked_again(undisturbed: Path,
 
 def test_a_finished_run_only_writes_its_report_again(undisturbed: Path) -> None:
     done = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("done.json")}
-    again = subprocess.run(
-        [*COMMAND, str(undisturbed)], check=True, capture_output=True, text=True, timeout=PATIENCE_S
-    )
+    again = subprocess.run([*COMMAND, str(undisturbed)], check=True, capture_output=True, text=True, timeout=PATIENCE_S)
     assert {path: path.stat().st_mtime_ns for path in undisturbed.rglob("done.json")} == done
     assert again.stdout.count("already complete") == len(done)

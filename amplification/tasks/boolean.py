@@ -18,9 +18,9 @@ MAX_NESTING = 32
 
 # The sampler's densities: of groups among a chain's terms, and of `not` and brackets around a term.
 GROUP = 0.1
-NOT = 0.2
-BRACKETS = 0.1
-MAX_WRAPS, MAX_WRAPS_ALONE = 2, 4
+NOT = 0.3
+BRACKETS = 0.15
+MAX_WRAPS, MAX_WRAPS_ALONE = 3, 4
 
 
 @dataclass(frozen=True)

@@ -26,18 +26,23 @@ def sub_question(task: Task, text: str, parent_size: int) -> SubQuestion:
 
 
 def answers_or_next(task: Task, workspace: Workspace, texts: Sequence[str], size: int) -> list[str] | Ask | GiveUp:
-    """The answers to the parts `texts`, in order; or the next step while some are missing or unusable."""
+    """The answers to the parts `texts`, in order; or the next step while some are missing or unusable.
+
+    What A cannot answer (it refuses, or its answer has not the form of one) is asked of a new H^A, which breaks it up
+    further; what that cannot answer either ends in a GiveUp.
+    """
     found: list[str] = []
     missing: list[SubQuestion] = []
-    exchanges = {exchange.question.text: exchange for exchange in workspace.exchanges}
     for text in texts:
-        exchange = exchanges.get(text)
-        if exchange is None:
+        exchanges = [exchange for exchange in workspace.exchanges if exchange.question.text == text]
+        if not exchanges:
             missing.append(sub_question(task, text, size))
-        elif (problem := unusable(task, exchange)) is not None:
+        elif (problem := unusable(task, exchanges[-1])) is None:
+            found.append(exchanges[-1].answer.text)
+        elif len(exchanges) > texts.count(text) or sub_question(task, text, size).recurse:
             return problem
         else:
-            found.append(exchange.answer.text)
+            missing.append(SubQuestion(Question(text), recurse=True))
     return Ask(tuple(missing)) if missing else found
 
 

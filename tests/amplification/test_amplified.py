@@ -73,10 +73,22 @@ def test_a_list_far_beyond_the_agents_levels_is_answered_by_copies_of_itself() -
     assert max(len(text.split()) for batch in sampler.batches for text in batch) <= len(["sum", "of"]) + 8
 
 
-def test_a_wrong_form_of_answer_is_not_built_upon() -> None:
-    result = ask("sum of 3 7", ExactSampler(wrong={"sum of 7": "True"}))
-    assert result.stop is StopReason.GAVE_UP
-    assert "sum of 7" in (result.answer.failure or "")
+def test_what_a_refuses_is_broken_up_further() -> None:
+    refused = {"sum of 1 2 3 4": "nonsense", "sum of 3 4": "nonsense"}
+    result = ask("sum of 1 2 3 4 5 6 7 8", ExactSampler(wrong=refused))
+    assert result.answer.text == "36"
+    assert {child.question.text: child.by for child in result.tree.children if child.by == "amplified"} == {
+        "sum of 1 2 3 4": "amplified"
+    }
+
+
+def test_what_cannot_be_answered_is_named() -> None:
+    class Dumb(ExactSampler):
+        def _truth(self, text: str) -> str:
+            return "True"
+
+    result = ask("sum of 3 7 1 2", Dumb(), depth=1, steps=2)
+    assert not result.answer.ok
 
 
 def test_a_question_without_sense_is_refused_without_a_call() -> None:

@@ -215,11 +215,15 @@ def test_halves_and_whom_they_go_to(text: str, subs: list[tuple[str, bool]]) -> 
     "bad", [Answer(NONSENSE), Answer("True"), Answer("99"), Answer(""), Answer.failed("out of budget")]
 )
 @pytest.mark.parametrize("text", ["sum of 1 2", "how many of 1 2 are odd", "apply 0>2 1>0 2>3 3>1 to 1 for 2 steps"])
-def test_an_unusable_sub_answer_is_given_up_on_by_name(text: str, bad: Answer) -> None:
+def test_an_unusable_sub_answer_is_asked_of_a_new_h_and_then_given_up_on(text: str, bad: Answer) -> None:
     t = task_of(text)
     assert t is not None
-    exchanges = tuple(Exchange(sub.question, bad) for sub in first_step(text))
-    action = t.act(Workspace(Question(text), exchanges))
+    asked = first_step(text)
+    exchanges = tuple(Exchange(sub.question, bad) for sub in asked)
+    again = t.act(Workspace(Question(text), exchanges))
+    assert isinstance(again, Ask)
+    assert [(sub.question, sub.recurse) for sub in again.subs] == [(sub.question, True) for sub in asked]
+    action = t.act(Workspace(Question(text), exchanges * 2))
     assert isinstance(action, GiveUp)
     assert exchanges[0].question.text in action.reason
 

@@ -11,7 +11,7 @@ import torch
 from amplification.errors import InputError
 from amplification.tasks.base import NONSENSE
 from distill.config import AdapterConfig, WarmStartConfig
-from distill.imitation import Collator, balanced, tokenised, warm_start
+from distill.imitation import Collator, tokenised, warm_start
 from distill.weights import load_merged, load_policy, load_tokenizer, save_policy
 from tests.distill.training import FULL, LINEAR, LORA, TASKS, booleans, digits, greedy, labelled, silent, spread
 
@@ -72,16 +72,14 @@ def test_loss_is_on_the_answer_and_its_end(base: Path) -> None:
     assert row["labels"][-2:] == row["input_ids"][-2:] == wanted
 
 
-def test_small_tasks_are_repeated_and_nonsense_is_not() -> None:
-    rows = [label(str(n), "x", "large") for n in range(6)]
-    rows += [label("a", "x", "small"), label("b", "x", "small"), label("?", "nonsense", "")]
-    counts = [row["question"] for row in balanced(rows)]
-    assert sorted(counts) == sorted([*map(str, range(6)), "a", "b", "a", "b", "a", "b", "?"])
-
-
 def test_padding_is_on_the_right_and_not_counted() -> None:
     collator = Collator(0)
-    batch = collator([{"input_ids": [5, 6, 7], "labels": [-100, 6, 7]}, {"input_ids": [8], "labels": [8]}])
+    long, short = (
+        {"input_ids": [5, 6, 7], "labels": [-100, 6, 7], "row": 0},
+        {"input_ids": [8], "labels": [8], "row": 1},
+    )
+    batch = collator([long, short])
+    assert batch["rows"] == [[1, 0]]
     assert batch["input_ids"][0].tolist() == [[8, 0, 0], [5, 6, 7]]
     assert batch["labels"][0].tolist() == [[8, -100, -100], [-100, 6, 7]]
     assert collator.tokens == 4

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from transformers import GenerationConfig
 
 from amplification.errors import InputError
 from distill.config import PPOSettings
-from distill.ppo import frozen_garbage, train_ppo
+from distill.ppo import Buckets, PromptCollator, frozen_garbage, train_ppo
 from distill.weights import load_merged, load_tokenizer, prompt_ids, save_policy
 from tests.distill.training import FULL, LINEAR, LORA, TASKS, digits, greedy, silent, spread
 
@@ -107,6 +108,15 @@ def test_fewer_questions_than_a_batch_are_enough(base: Path, reward: Path, tmp_p
     assert metrics["episodes"] == 64
     with pytest.raises(InputError, match="practise"):
         train_ppo(base, None, reward, [], LINEAR, SHORT, tmp_path, 1, silent)
+
+
+def test_every_prompt_has_its_turn_whatever_its_length() -> None:
+    rows = [{"input_ids": [1] * length} for length in range(1, 12)]
+    buckets = Buckets(Dataset.from_list(rows), PromptCollator(0), 4, 1)
+    epochs = [[batch["input_ids"] for batch in buckets] for _ in range(30)]
+    assert all(len(batches) == 2 and all(len(batch) == 4 for batch in batches) for batches in epochs)
+    seen = {int(length) for batches in epochs for batch in batches for length in (batch != 0).sum(dim=1)}
+    assert seen == set(range(1, 12))
 
 
 def test_nothing_is_printed(base: Path, reward: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

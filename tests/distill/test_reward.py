@@ -17,7 +17,7 @@ from distill.base import train_base
 from distill.config import BaseConfig, ModelConfig, RewardConfig
 from distill.ensemble import CALIBRATION_FILE, RewardEnsemble
 from distill.reward import make_pairs, train_reward
-from distill.weights import load_merged, load_tokenizer, padded, prompt_ids
+from distill.weights import load_merged, load_tokenizer, padded, prompt_ids, scorer_from
 from tests.distill.conftest import REWARD
 from tests.distill.training import FULL, LINEAR, LORA, TASKS, WORDS, asker, digits, labelled, silent
 
@@ -112,6 +112,16 @@ def test_what_ppo_reads_is_what_the_scorer_says(base: Path, reward: Path) -> Non
     assert rewards.tolist() == pytest.approx(ensemble.rate(questions, answers), abs=1e-4)
 
 
+def test_extra_layers_have_no_effect_at_first(base: Path, warm: Path) -> None:
+    agent, ids = load_merged(base, warm).eval(), torch.arange(4, 24)[None]
+    with torch.no_grad():
+        wanted = agent.base_model(input_ids=ids).last_hidden_state
+        for count in (0, 1, 2):
+            scorer: Any = scorer_from(agent, 0, LINEAR, extra_layers=count).eval()
+            assert len(scorer.base_model.layers) == len(agent.base_model.layers) + count
+            assert torch.allclose(scorer.base_model(input_ids=ids).last_hidden_state, wanted, atol=1e-5)
+
+
 @pytest.mark.parametrize("config", [LORA, FULL], ids=lambda c: c.method)
 def test_members_can_be_trained_otherwise(base: Path, tmp_path: Path, config: Any) -> None:
     pairs = pairs_for(labelled(digits()), Answer("7"))
@@ -122,7 +132,7 @@ def test_members_can_be_trained_otherwise(base: Path, tmp_path: Path, config: An
     scorer: Any = ensemble.members.members[0]
     trained = scorer.base_model.state_dict()
     before = load_merged(base, None).base_model.state_dict()
-    assert set(trained) == set(before)
+    assert set(before) < set(trained)  # and the extra layer's
     assert any(not torch.equal(trained[name], before[name]) for name in before)
     ids = padded(prompt_ids(ensemble.tokenizer, ["sum of 3"]), 0)
     assert torch.isfinite(ensemble.members(input_ids=ids).hidden_states[-1]).all()
