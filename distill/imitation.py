@@ -116,7 +116,7 @@ def warm_start(
     """
     with quiet(), tempfile.TemporaryDirectory() as scratch:
         tokenizer = load_tokenizer(base)
-        taught = [row for row in labels if row["part"] == "train"]
+        taught = training_part(labels)
         rows = tokenised(tokenizer, taught)
         sampler = LessonSampler([(row["task"], row["level"]) for row in taught], settings.steps * settings.batch, seed)
         policy = load_policy(base, adapter_in, adapter_config, seed)
@@ -147,10 +147,16 @@ def warm_start(
     }
 
 
-def tokenised(tokenizer: Any, labels: Sequence[Mapping[str, Any]]) -> Dataset:
-    """Columns input_ids, labels and row (its place). Raises InputError if there are no rows."""
-    if not labels:
+def training_part(labels: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The labels to learn from, those that measure the reward model left out. Raises InputError if there are none."""
+    rows = [row for row in labels if row["part"] == "train"]
+    if not rows:
         raise InputError("labels", "no label is of the training part", "ask H^A more questions or hold out fewer")
+    return rows
+
+
+def tokenised(tokenizer: Any, labels: Sequence[Mapping[str, Any]]) -> Dataset:
+    """Columns input_ids, labels and row (its place)."""
     prompts = prompt_ids(tokenizer, [str(row["question"]) for row in labels])
     answers = answer_ids(tokenizer, [str(row["answer"]) for row in labels])
     return Dataset.from_dict(

@@ -35,7 +35,7 @@ def warm(base: Path) -> Path:
     from distill.imitation import warm_start
 
     folder = base.parent / "warm"
-    settings = WarmStartConfig(steps=120, batch=16, learning_rate=2e-3)
+    settings = WarmStartConfig(steps=150, batch=16, learning_rate=2e-3)
     warm_start(base, None, labelled(digits()), LINEAR, settings, folder, 1, silent)
     return folder
 
