@@ -21,7 +21,7 @@ from trl import SFTConfig, SFTTrainer
 
 from amplification.errors import InputError
 from distill.config import AdapterConfig, WarmStartConfig
-from distill.lessons import ByLessons, LessonSampler
+from distill.lessons import LessonSampler
 from distill.optimizer import lesson_schedule, optimizer_for, trainable
 from distill.progress import Progress
 from distill.weights import (
@@ -40,6 +40,11 @@ IGNORED = -100
 WEIGHT_DECAY = 0.1
 # Rows that go through the model together; a batch is sorted by length and cut into such parts.
 PART = 32
+
+
+# The lesson of questions that make no sense. They are of many kinds, so it is never nearly over.
+NO_SENSE = "no sense"
+NO_SENSE_FLOOR = 0.3
 
 
 class ProgressCallback(TrainerCallback):
@@ -72,8 +77,15 @@ class Collator:
         }
 
 
-class AnswerTrainer(ByLessons, SFTTrainer):  # type: ignore[misc]
+class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
     """SFTTrainer with logits at answers alone, a batch taken in parts of similar length, and lessons by their loss."""
+
+    def __init__(self, *args: Any, sampler: LessonSampler, **kwargs: Any) -> None:
+        self.sampler = sampler
+        super().__init__(*args, **kwargs)
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> LessonSampler:
+        return self.sampler
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -118,7 +130,8 @@ def warm_start(
         tokenizer = load_tokenizer(base)
         taught = training_part(labels)
         rows = tokenised(tokenizer, taught)
-        sampler = LessonSampler([(row["task"], row["level"]) for row in taught], settings.steps * settings.batch, seed)
+        draws = settings.steps * settings.batch
+        sampler = LessonSampler(list(map(lesson_of, taught)), draws, seed, {NO_SENSE: NO_SENSE_FLOOR})
         policy = load_policy(base, adapter_in, adapter_config, seed)
         collator = Collator(tokenizer.pad_token_id)
         trainer = AnswerTrainer(
@@ -145,6 +158,11 @@ def warm_start(
         "parameters": parameters(policy),
         "examples_per_second": collator.examples / max(seconds, 1e-9),
     }
+
+
+def lesson_of(row: Mapping[str, Any]) -> str:
+    """The group in which a label is learned: its task and level, or that it makes no sense."""
+    return f"{row['task']} {row['level']}" if row["task"] else NO_SENSE
 
 
 def training_part(labels: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -8,8 +8,7 @@ hard gets more, and what is being forgotten comes back.
 from __future__ import annotations
 
 import random
-from collections.abc import Hashable, Iterator, Sequence
-from typing import Any
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 from torch.utils.data import Sampler
 
@@ -22,10 +21,16 @@ UNKNOWN = 1.0
 
 
 class LessonSampler(Sampler[int]):
-    """`draws` indices of rows. `group_of[i]` is the group of row i; `learned` tells of losses as training goes on."""
+    """`draws` indices of rows. `group_of[i]` is the group of row i; `learned` tells of losses as training goes on.
 
-    def __init__(self, group_of: Sequence[Hashable], draws: int, seed: int) -> None:
+    `floors` are the floors of groups that have one of their own.
+    """
+
+    def __init__(
+        self, group_of: Sequence[Hashable], draws: int, seed: int, floors: Mapping[Hashable, float] | None = None
+    ) -> None:
         self.draws = draws
+        self.floors = dict(floors or {})
         self.group_of = list(group_of)
         self.rng = random.Random(f"{seed}/lessons")
         self.rows: dict[Hashable, list[int]] = {}
@@ -41,7 +46,7 @@ class LessonSampler(Sampler[int]):
         """Lazily, so that each batch is drawn by what is known when it is asked for."""
         groups = list(self.rows)
         for _ in range(self.draws):
-            group = self.rng.choices(groups, [self.loss[group] + FLOOR for group in groups])[0]
+            group = self.rng.choices(groups, [self.loss[group] + self.floors.get(group, FLOOR) for group in groups])[0]
             waiting = self._waiting[group]
             if not waiting:
                 waiting += self.rng.sample(self.rows[group], len(self.rows[group]))
@@ -54,14 +59,3 @@ class LessonSampler(Sampler[int]):
             found.setdefault(self.group_of[index], []).append(loss)
         for group, values in found.items():
             self.loss[group] += RATE * (sum(values) / len(values) - self.loss[group])
-
-
-class ByLessons:
-    """What makes one of TRL's trainers take its rows from a LessonSampler, given as `sampler`."""
-
-    def __init__(self, *args: Any, sampler: LessonSampler, **kwargs: Any) -> None:
-        self.sampler = sampler
-        super().__init__(*args, **kwargs)
-
-    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> LessonSampler:
-        return self.sampler

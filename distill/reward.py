@@ -6,12 +6,15 @@ KL coefficient means the same in every generation. What PPO gets is a conservati
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import random
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from datasets import Dataset
@@ -27,7 +30,6 @@ from amplification.tasks.base import NONSENSE, Task
 from distill.config import AdapterConfig, RewardConfig
 from distill.ensemble import Calibration, RewardEnsemble, save_calibration
 from distill.imitation import PART, ProgressCallback, lesson_optimizer
-from distill.lessons import ByLessons, LessonSampler
 from distill.progress import Progress
 from distill.weights import (
     CHECKPOINT_ABOVE,
@@ -52,7 +54,7 @@ def make_pairs(
     settings: RewardConfig,
     seed: int,
 ) -> list[dict[str, str]]:
-    """Rows with question, chosen (H^A's answer), rejected (another answer), part and group (task and level).
+    """Rows with question, chosen (H^A's answer), rejected (another answer) and part.
 
     `ask` is the agent. Its answer is the first to be rejected where it is not H^A's; then come others of the right
     form (for a question that makes no sense: answers to other questions) and `nonsense`, in a random order.
@@ -68,8 +70,7 @@ def make_pairs(
         other.insert(rng.randrange(len(other) + 1) if rng.random() < NONSENSE_SHARE else len(other), NONSENSE)
         own = [answer.text] if answer.ok and answer.text else []
         rejected = [text for text in dict.fromkeys([*own, *other]) if text != chosen][: settings.pairs_per_label]
-        kept = {"question": question, "chosen": chosen, "part": str(row["part"])}
-        pairs += [{**kept, "rejected": text, "group": f"{row['task']} {row['level']}"} for text in rejected]
+        pairs += [{"question": question, "chosen": chosen, "rejected": r, "part": str(row["part"])} for r in rejected]
     return pairs
 
 
@@ -80,37 +81,34 @@ class PairCollator:
         self.pad_token_id = pad_token_id
         self.tokens = 0
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-        """Input ids of each part, where each row's last token is, and the pairs' places."""
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[torch.Tensor]]:
+        """Input ids of each part, and where each row's last token is."""
         ordered = sorted(rows, key=lambda row: len(row["chosen_ids"]))
-        ids, last, places = [], [], []
+        ids, last = [], []
         for start in range(0, len(ordered), PART // 2):
             part = ordered[start : start + PART // 2]
             both = [row["chosen_ids"] for row in part] + [row["rejected_ids"] for row in part]
             self.tokens += sum(map(len, both))
             ids.append(padded(both, self.pad_token_id))
             last.append(torch.tensor([len(row) - 1 for row in both]))
-            places.append([row["row"] for row in part])
-        return {"input_ids": ids, "last": last, "rows": places}
+        return {"input_ids": ids, "last": last}
 
 
-class PairTrainer(ByLessons, RewardTrainer):  # type: ignore[misc]
-    """RewardTrainer that takes a batch in parts of similar length, lessons by their loss, and keeps no statistics."""
+class PairTrainer(RewardTrainer):  # type: ignore[misc]
+    """RewardTrainer that takes a batch in parts of similar length and keeps no running statistics."""
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
         """Mean Bradley-Terry loss over the pairs of all parts. `return_outputs` is not supported."""
         total, pairs = torch.zeros((), device=model.device), 0
-        for ids, last, rows in zip(inputs["input_ids"], inputs["last"], inputs["rows"], strict=True):
+        for ids, last in zip(inputs["input_ids"], inputs["last"], strict=True):
             # The head at the last token alone, found by the collator. No attention mask: padding is on the right.
             scorer = model.get_base_model() if isinstance(model, PeftModel) else model
             hidden = scorer.base_model(input_ids=ids, use_cache=False).last_hidden_state
             scores = scorer.score(hidden[torch.arange(len(ids), device=ids.device), last]).squeeze(-1).float()
             chosen, rejected = scores.chunk(2)
-            losses = -functional.logsigmoid(chosen - rejected)
-            total = total + losses.sum()
-            self.sampler.learned(rows, losses.detach().tolist())
+            total = total - functional.logsigmoid(chosen - rejected).sum()
             pairs += len(chosen)
         return total / pairs
 
@@ -142,59 +140,68 @@ def train_reward(
         for name, part in (("training", train), ("held-out", heldout)):
             if not part:
                 raise InputError("labels", f"no pair is of the {name} part", "ask H^A more questions")
-        start = load_merged(base, agent)
-        rows = tokenised_pairs(tokenizer, train)
-        groups = [row["group"] for row in train]
-        collator = PairCollator(tokenizer.pad_token_id)
-        begun, size = time.monotonic(), 0
-        for member in range(settings.members):
-
-            def report(done: int, total: int, member: int = member) -> None:
-                progress(member * total + done, settings.members * total)
-
-            model = _train_member(
-                start, rows, groups, tokenizer, collator, adapter_config, settings, seed * 100 + member, report
-            )
-            size = parameters(model)
-            folder = Path(out) / f"member-{member}"
-            model.save_pretrained(str(folder))
-            tokenizer.save_pretrained(str(folder))
+        begun = time.monotonic()
+        lesson = _Lesson(str(base), str(agent) if agent else None, train, adapter_config, settings)
+        counts = _train_members(lesson, Path(out), seed, progress)
         seconds = time.monotonic() - begun
         metrics = calibrate(base, Path(out), heldout, settings)
         scored = tokenised_pairs(tokenizer, heldout)
         tokens = sum(len(row) for name in ("chosen_ids", "rejected_ids") for row in scored[name])
     return metrics | {
-        "pairs": len(rows),
+        "pairs": len(train),
         "forward_tokens": tokens * settings.members,
-        "train_tokens": collator.tokens,
-        "parameters": size,
+        "train_tokens": sum(tokens for tokens, _ in counts),
+        "parameters": counts[0][1],
         "pairs_per_second": settings.steps * settings.batch * settings.members / max(seconds, 1e-9),
     }
 
 
 def tokenised_pairs(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[str, str]]) -> Dataset:
-    """Columns chosen_ids and rejected_ids (prompt, answer and end of sequence), and row (the pair's place)."""
+    """Columns chosen_ids and rejected_ids: prompt, answer and end of sequence."""
     prompts = prompt_ids(tokenizer, [row["question"] for row in rows])
     columns: dict[str, list[list[int]]] = {}
     for name in ("chosen", "rejected"):
         answers = answer_ids(tokenizer, [row[name] for row in rows])
         columns[f"{name}_ids"] = [p + a for p, a in zip(prompts, answers, strict=True)]
-    return Dataset.from_dict({**columns, "row": list(range(len(rows)))})
+    return Dataset.from_dict(columns)
 
 
-def _train_member(
-    agent: Any,
-    rows: Dataset,
-    groups: Sequence[str],
-    tokenizer: PreTrainedTokenizerBase,
-    collator: PairCollator,
-    adapter: AdapterConfig,
-    settings: RewardConfig,
-    seed: int,
-    progress: Progress,
-) -> Any:
+class _Lesson(NamedTuple):
+    """All that members have in common; what differs is the seed."""
+
+    base: str
+    agent: str | None
+    pairs: list[Mapping[str, str]]
+    adapter: AdapterConfig
+    settings: RewardConfig
+
+
+def _train_members(lesson: _Lesson, out: Path, seed: int, progress: Progress) -> list[tuple[int, int]]:
+    """Train all members, on a CPU side by side; the tokens that each was trained on, and its parameters.
+
+    A process of its own writes into a folder of its own, so that one left over by a kill can do no harm.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    seeds = [seed * 100 + member for member in range(lesson.settings.members)]
+    folders = [out / f"member-{member}" for member in range(len(seeds))]
+    if torch.cuda.is_available() or len(seeds) == 1:
+        return [_train_member(lesson, folder, one, progress) for folder, one in zip(folders, seeds, strict=True)]
+    aside = [Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=out)) for folder in folders[1:]]
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("fork")) as pool:
+        others = [pool.submit(_train_member, lesson, place, one) for place, one in zip(aside, seeds[1:], strict=True)]
+        counts = [_train_member(lesson, folders[0], seeds[0], progress), *(other.result() for other in others)]
+    for place, folder in zip(aside, folders[1:], strict=True):
+        place.rename(folder)
+    return counts
+
+
+def _train_member(lesson: _Lesson, out: Path, seed: int, progress: Progress | None = None) -> tuple[int, int]:
+    base, agent, pairs, adapter, settings = lesson
+    tokenizer = load_tokenizer(base)
+    collator = PairCollator(int(tokenizer.pad_token_id))
+    start = load_merged(base, agent)
     torch.manual_seed(seed)
-    model: Any = scorer_from(agent, int(tokenizer.pad_token_id), adapter, extra_layers=settings.extra_layers)
+    model: Any = scorer_from(start, collator.pad_token_id, adapter, extra_layers=settings.extra_layers)
     with tempfile.TemporaryDirectory() as scratch:
         trainer = PairTrainer(
             model=model,
@@ -216,15 +223,17 @@ def _train_member(
                 disable_tqdm=True,
             ),
             data_collator=collator,
-            train_dataset=rows,
-            sampler=LessonSampler(groups, settings.steps * settings.batch, seed),
+            train_dataset=tokenised_pairs(tokenizer, pairs),
             processing_class=tokenizer,
-            callbacks=[ProgressCallback(progress)],
+            callbacks=[ProgressCallback(progress)] if progress else [],
             optimizers=lesson_optimizer(model, adapter, settings.learning_rate, settings.steps),
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    return model.merge_and_unload() if isinstance(model, PeftModel) else model
+    merged = model.merge_and_unload() if isinstance(model, PeftModel) else model
+    merged.save_pretrained(str(out))
+    tokenizer.save_pretrained(str(out))
+    return collator.tokens, parameters(merged)
 
 
 def calibrate(

@@ -87,7 +87,7 @@ def terminal_table(report: Json) -> Table:
     title = Text(f"{printable(report['run'])}: accuracy in % on held-out questions")
     table = Table(title=title, caption=Text(caption), caption_justify="left", header_style="bold")
     for name in ("task", "level", "base"):
-        table.add_column(name, justify="left" if name == "task" else "right")
+        table.add_column(name, justify="left" if name == "task" else "right", no_wrap=True)
     for n in numbers:
         table.add_column(f"A{n}", justify="right", style="blue")
         table.add_column(f"H^A{n}", justify="right", style="yellow")
@@ -219,7 +219,7 @@ def _finite(value: Any) -> Any:
 
 
 def _hundred(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.1f}"
+    return "" if share is None else "100" if share == 1 else f"{100 * share:.1f}"
 
 
 def _write(path: Path, text: str) -> None:

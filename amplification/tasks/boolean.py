@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from amplification.tasks.base import FACT
 from amplification.tasks.halves import answers_or_next, not_mine
 from amplification.workspace import Action, GiveUp, Reply, Workspace
 
@@ -100,10 +101,8 @@ class Boolean:
 
     def split_key(self, text: str) -> str:
         node = self._read(text)
-        # A literal with at most MAX_WRAPS around it is what H asks A at level 1: fourteen facts, all needed. They share
-        # one key, whose wording puts them into training.
-        simple = node.literals == 1 and _wraps(node) <= MAX_WRAPS
-        return "a simple literal" if simple else " ".join(node.words)
+        # A literal with at most MAX_WRAPS around it is what H asks A at level 1: thirty facts, all needed.
+        return FACT if node.literals == 1 and _wraps(node) <= MAX_WRAPS else " ".join(node.words)
 
     def valid_answers(self, text: str) -> tuple[str, ...]:
         self._read(text)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
+from amplification.tasks.base import FACT
 from amplification.tasks.halves import DIGITS, answers_or_next, digits, not_mine
 from amplification.workspace import Action, GiveUp, Reply, Workspace
 
@@ -53,8 +54,7 @@ class Counting:
 
     def split_key(self, text: str) -> str:
         parsed = self._read(text)
-        # At level 1 there are forty facts, all needed: what is held out there is a wording of a fact.
-        return f"{parsed.prop} {parsed.numbers}" if len(parsed.numbers) > 1 else " ".join(text.split())
+        return f"{parsed.prop} {parsed.numbers}" if len(parsed.numbers) > 1 else FACT
 
     def valid_answers(self, text: str) -> tuple[str, ...]:
         return tuple(str(n) for n in range(len(self._read(text).numbers) + 1))

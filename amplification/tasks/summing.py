@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 
+from amplification.tasks.base import FACT
 from amplification.tasks.halves import DIGITS, answers_or_next, digits, not_mine
 from amplification.workspace import Action, GiveUp, Reply, Workspace
 
@@ -28,7 +29,9 @@ class Summing:
 
     def split_key(self, text: str) -> str:
         numbers = self._read(text)[1]
-        # Up to level 2 there are 65 facts, all needed: what is held out there is a wording of a fact.
+        if len(numbers) == 1:
+            return FACT
+        # At level 2 there are 100 facts, all needed: what is held out there is a wording of a fact.
         return str(numbers) if len(numbers) > 2 else " ".join(text.split())
 
     def valid_answers(self, text: str) -> tuple[str, ...]:
