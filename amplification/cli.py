@@ -151,6 +151,9 @@ def _run(args: list[str]) -> int:
     if options.until and options.only:
         raise InputError(WHERE, "--until and --only contradict each other", "give one of them")
 
+    if config.model.pretrained is None:
+        # A model made from scratch is too small to share out, and so its results depend on no number of cores.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     from distill import iterate
     from distill.progress import TerminalReporter
     from eval.evaluator import Evaluator
