@@ -49,7 +49,7 @@ def attack_questions(
     """
     kept = [_found(tasks, text) for text in found[-(count // 2) :]] if count > 1 else []
     families = attacks(tasks, count - len(kept), held_out=False, seed=seed, up_to=generation)
-    return kept + [Chosen(attack.text, "", 0, f"attack:{attack.family}") for attack in families]
+    return kept + [Chosen(attack.text, "", 0, f"attack:{attack.family}/{attack.task}") for attack in families]
 
 
 def _found(tasks: Mapping[str, Task], text: str) -> Chosen:

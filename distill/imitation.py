@@ -42,9 +42,9 @@ WEIGHT_DECAY = 0.1
 PART = 32
 
 
-# The lesson of questions that make no sense. They are of many kinds, so it is never nearly over.
+# The lessons of questions that make no sense. They are of many kinds, so these lessons are never nearly over.
 NO_SENSE = "no sense"
-NO_SENSE_FLOOR = 0.3
+NO_SENSE_FLOOR = 0.1
 
 
 class ProgressCallback(TrainerCallback):
@@ -131,7 +131,9 @@ def warm_start(
         taught = training_part(labels)
         rows = tokenised(tokenizer, taught)
         draws = settings.steps * settings.batch
-        sampler = LessonSampler(list(map(lesson_of, taught)), draws, seed, {NO_SENSE: NO_SENSE_FLOOR})
+        groups = list(map(lesson_of, taught))
+        floors = {group: NO_SENSE_FLOOR for group in groups if group.startswith(NO_SENSE)}
+        sampler = LessonSampler(groups, draws, seed, floors)
         policy = load_policy(base, adapter_in, adapter_config, seed)
         collator = Collator(tokenizer.pad_token_id)
         trainer = AnswerTrainer(
@@ -161,8 +163,9 @@ def warm_start(
 
 
 def lesson_of(row: Mapping[str, Any]) -> str:
-    """The group in which a label is learned: its task and level, or that it makes no sense."""
-    return f"{row['task']} {row['level']}" if row["task"] else NO_SENSE
+    """The group in which a label is learned: its task and level, or that it makes no sense and of what it was made."""
+    made_from = str(row["source"]).rpartition("/")[2]
+    return f"{row['task']} {row['level']}" if row["task"] else f"{NO_SENSE}: {made_from}"
 
 
 def training_part(labels: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
