@@ -8,7 +8,7 @@ hard gets more, and what is being forgotten comes back.
 from __future__ import annotations
 
 import random
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from torch.utils.data import Sampler
 
@@ -27,17 +27,17 @@ class LessonSampler(Sampler[int]):
     """
 
     def __init__(
-        self, group_of: Sequence[Hashable], draws: int, seed: int, floors: Mapping[Hashable, float] | None = None
+        self, group_of: Sequence[str], draws: int, seed: int, floors: Mapping[str, float] | None = None
     ) -> None:
         self.draws = draws
         self.floors = dict(floors or {})
         self.group_of = list(group_of)
         self.rng = random.Random(f"{seed}/lessons")
-        self.rows: dict[Hashable, list[int]] = {}
+        self.rows: dict[str, list[int]] = {}
         for index, group in enumerate(group_of):
             self.rows.setdefault(group, []).append(index)
-        self.loss: dict[Hashable, float] = dict.fromkeys(self.rows, UNKNOWN)
-        self._waiting: dict[Hashable, list[int]] = {group: [] for group in self.rows}
+        self.loss: dict[str, float] = dict.fromkeys(self.rows, UNKNOWN)
+        self._waiting: dict[str, list[int]] = {group: [] for group in self.rows}
 
     def __len__(self) -> int:
         return self.draws
@@ -54,7 +54,7 @@ class LessonSampler(Sampler[int]):
 
     def learned(self, indices: Sequence[int], losses: Sequence[float]) -> None:
         """Take note of the loss, in nats, of some rows just trained on."""
-        found: dict[Hashable, list[float]] = {}
+        found: dict[str, list[float]] = {}
         for index, loss in zip(indices, losses, strict=True):
             found.setdefault(self.group_of[index], []).append(loss)
         for group, values in found.items():
