@@ -10,6 +10,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from amplification.tasks.base import FACT
 from amplification.tasks.halves import answers_or_next, not_mine
@@ -17,10 +18,11 @@ from amplification.workspace import Action, GiveUp, Reply, Workspace
 
 MAX_NESTING = 32
 
-# The sampler's densities: of groups among a chain's terms, and of `not` and brackets around a term.
-GROUP = 0.1
-NOT = 0.3
-BRACKETS = 0.15
+# The sampler's densities: of groups among a chain's terms, and of `not` and brackets around a term. Short expressions
+# are dense, so that there are enough different ones to learn from; in long ones the chain is the difficulty.
+GROUP = 0.08
+SHORT, NOT_SHORT, BRACKETS_SHORT = 2, 0.3, 0.15
+NOT_LONG, BRACKETS_LONG = 0.13, 0.06
 MAX_WRAPS, MAX_WRAPS_ALONE = 3, 4
 
 
@@ -93,7 +95,10 @@ class Boolean:
     levels: tuple[int, ...] = (1, 2, 4, 8)
 
     def sample(self, level: int, rng: random.Random) -> str:
-        return f"{_expression(level, rng) if level > 1 else _term(1, MAX_WRAPS_ALONE, rng)} is"
+        wraps = _Wraps(NOT_SHORT, BRACKETS_SHORT, MAX_WRAPS) if level <= SHORT else _Wraps(NOT_LONG, BRACKETS_LONG, 2)
+        if level == 1:
+            return f"{_term(1, wraps._replace(most=MAX_WRAPS_ALONE), rng)} is"
+        return f"{_expression(level, wraps, rng)} is"
 
     def level_of(self, text: str) -> int | None:
         node = _parsed(text)
@@ -192,14 +197,22 @@ def _asked(op: str, parts: Sequence[Node]) -> tuple[bool, str]:
     return False, " ".join([*words, "is"])
 
 
-def _expression(literals: int, rng: random.Random) -> str:
+class _Wraps(NamedTuple):
+    """How likely a `not` and brackets are around a term, again and again, and how many there are at most."""
+
+    negated: float
+    bracketed: float
+    most: int
+
+
+def _expression(literals: int, wraps: _Wraps, rng: random.Random) -> str:
     """A chain of literals and bracketed groups; no group is larger than half of its chain."""
     terms: list[str] = []
     left = literals
     while left > 0:
         grouped = literals > 2 and rng.random() < GROUP
         size = min(left, rng.randint(2, max(2, literals // 2))) if grouped else 1
-        terms.append(_term(size, MAX_WRAPS, rng))
+        terms.append(_term(size, wraps, rng))
         left -= size
     words = terms[:1]
     for term in terms[1:]:
@@ -207,12 +220,12 @@ def _expression(literals: int, rng: random.Random) -> str:
     return " ".join(words)
 
 
-def _term(literals: int, wraps: int, rng: random.Random) -> str:
-    """A literal or a bracketed group, with at most `wraps` `not`s and brackets around it."""
-    text = rng.choice(("True", "False")) if literals == 1 else f"( {_expression(literals, rng)} )"
-    for _ in range(wraps):
+def _term(literals: int, wraps: _Wraps, rng: random.Random) -> str:
+    """A literal or a bracketed group, with a few `not`s and brackets around it."""
+    text = rng.choice(("True", "False")) if literals == 1 else f"( {_expression(literals, wraps, rng)} )"
+    for _ in range(wraps.most):
         roll = rng.random()
-        if roll >= NOT + BRACKETS:
+        if roll >= wraps.negated + wraps.bracketed:
             break
-        text = f"not {text}" if roll < NOT else f"( {text} )"
+        text = f"not {text}" if roll < wraps.negated else f"( {text} )"
     return text
