@@ -133,7 +133,7 @@ class Iteration:
         found: list[str] = []
         if self.config.distill.adversary.enabled:
             found = _found(stage("adversary", self._attack(n, warm, previous, reward, base)))
-        agent = stage("agent", self._ppo(n, base, start, reward, self.found + found))
+        agent = stage("agent", self._ppo(n, base, start, labels, reward, self.found + found))
         self.found += found
         trained = self.models.agent(f"A{n}", base, agent)
         answerers = {"agent": trained, "agent_before_ppo": warm, "previous": previous}
@@ -203,7 +203,7 @@ class Iteration:
 
         return work
 
-    def _ppo(self, n: int, base: Path, start: Path | None, reward: Path, found: list[str]) -> Work:
+    def _ppo(self, n: int, base: Path, start: Path | None, labels: Path, reward: Path, found: list[str]) -> Work:
         def work(out: Path, progress: Progress) -> Metrics:
             from distill.curriculum import practice
             from distill.ppo import train_ppo
@@ -214,9 +214,25 @@ class Iteration:
             metrics = train_ppo(
                 base, start, reward, prompts, distill.adapter, distill.ppo, out, self._seed(n), progress
             )
-            return {**metrics, "prompts": len(prompts), "attacks": attacked}
+            kept = self._kept(n, base, start, labels, out) if start else {"kept": True}
+            return {**metrics, **kept, "prompts": len(prompts), "attacks": attacked}
 
         return work
+
+    def _kept(self, n: int, base: Path, start: Path, labels: Path, out: Path) -> Metrics:
+        """Go back to the agent that PPO started from if H^A's held-out labels are met less often than before."""
+        from distill.keep import agreement, go_back
+        from distill.labels import read_labels
+
+        scope, rows = f"generation-{n}/agent", read_labels(labels)
+        asks = [
+            self.models.asker(self.models.agent(name, base, folder), scope)
+            for name, folder in (("before PPO", start), ("after PPO", out))
+        ]
+        before, after = (agreement(ask, rows) for ask in asks)
+        if after < before:
+            go_back(out, start)
+        return {"kept": after >= before, "agreement_before": before, "agreement_after": after}
 
     def _evaluate(self, n: int, scope: str, agents: Mapping[str, Agent], amplified: Agent | None) -> Work:
         """Measure agents and, given one that has been trained, H^A with it, its robustness and its predecessor's."""

@@ -61,7 +61,8 @@ def test_ladder_asks_every_answerer_the_same_held_out_questions_at_once() -> Non
     for levels in ladder.values():
         assert all(cell["first"] == cell["second"] == 1.0 for cell in levels.values())
     assert ladder["counting"]["8"]["third"] == 0.0
-    assert 0.2 < ladder["boolean"]["8"]["third"] < 0.8
+    # Sentences with many an `or` are true more often than not, and not always.
+    assert 0.5 < ladder["boolean"]["8"]["third"] < 1.0
 
 
 def test_ladder_stops_at_the_highest_level_asked_for_and_small_levels_have_fewer_questions() -> None:
@@ -74,5 +75,7 @@ def test_chance_is_a_guess_among_valid_answers() -> None:
     assert all(cell["chance"] == 0.5 for cell in chance_ladder([BOOLEAN], 20, 0)["boolean"].values())
     counting = chance_ladder([COUNTING], 20, 0)["counting"]
     assert {level: cell["chance"] for level, cell in counting.items()} == {
-        str(level): pytest.approx(1 / (level + 1)) for level in COUNTING.levels
+        # Level 1 is all facts, so it has no held-out questions and is left out.
+        str(level): pytest.approx(1 / (level + 1))
+        for level in COUNTING.levels[1:]
     }
