@@ -17,15 +17,20 @@ AT_ONCE = 2_048
 
 @dataclass(frozen=True)
 class Judgement:
-    """`acceptable[i]` says whether `candidates[i]` is acceptable; acceptable answers rank above all others.
-
-    `answer` is what H^A itself says, None where it came to no answer: then nothing is judged.
-    """
+    """`acceptable[i]` says whether `candidates[i]` is acceptable; acceptable answers rank above all others."""
 
     question: str
     candidates: tuple[str, ...]
     acceptable: tuple[bool, ...]
-    answer: str | None
+
+    @classmethod
+    def by(cls, answer: str, question: str, candidates: Sequence[str]) -> Judgement:
+        """H^A's judgement given its own answer: a candidate is acceptable when it says the same."""
+        return cls(question, tuple(candidates), tuple(candidate == answer for candidate in candidates))
+
+    def rejected(self) -> list[str]:
+        """The candidates that are not acceptable, in order."""
+        return [text for text, good in zip(self.candidates, self.acceptable, strict=True) if not good]
 
 
 @dataclass(frozen=True)
@@ -73,11 +78,3 @@ class Judge:
         """H^A as an Answerer: a function from questions to answers."""
         verdicts = self.answer(texts).answers
         return [Answer(said) if said is not None else Answer.failed("H^A came to no answer") for said in verdicts]
-
-    def judge(self, texts: Sequence[str], candidates: Sequence[Sequence[str]]) -> list[Judgement]:
-        """One judgement a question: a candidate is acceptable when it says what H^A says."""
-        answers = self.answer(texts).answers
-        return [
-            Judgement(text, tuple(options), tuple(option == answer for option in options), answer)
-            for text, options, answer in zip(texts, candidates, answers, strict=True)
-        ]

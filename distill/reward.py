@@ -30,6 +30,7 @@ from amplification.tasks.base import NONSENSE, Task
 from distill.config import AdapterConfig, RewardConfig
 from distill.ensemble import Calibration, RewardEnsemble, save_calibration
 from distill.imitation import PART, ProgressCallback, lesson_optimizer
+from distill.judgement import Judgement
 from distill.progress import Progress
 from distill.weights import (
     CHECKPOINT_ABOVE,
@@ -69,7 +70,8 @@ def make_pairs(
         rng.shuffle(other)
         other.insert(rng.randrange(len(other) + 1) if rng.random() < NONSENSE_SHARE else len(other), NONSENSE)
         own = [answer.text] if answer.ok and answer.text else []
-        rejected = [text for text in dict.fromkeys([*own, *other]) if text != chosen][: settings.pairs_per_label]
+        candidates = list(dict.fromkeys([*own, *other]))
+        rejected = Judgement.by(chosen, question, candidates).rejected()[: settings.pairs_per_label]
         pairs += [{"question": question, "chosen": chosen, "rejected": r, "part": str(row["part"])} for r in rejected]
     return pairs
 
