@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from amplification.question import digest
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How a completion is drawn. `temperature` 0 is greedy; `top_p` is nucleus sampling's mass."""
+    """How a completion is drawn. `temperature` 0 is greedy; `top_p` is nucleus sampling's mass.
+
+    json_schema: the completion must be JSON of this schema (its text); logprob: ask for `Completion.logprob`.
+    """
 
     max_tokens: int = 4
     temperature: float = 0.0
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
+    json_schema: str | None = None
+    logprob: bool = False
 
     def key(self) -> str:
-        return f"{self.max_tokens}/{self.temperature}/{self.top_p}/{'|'.join(self.stop)}"
+        """All that decides what is drawn, as one short string. Asking for log-probabilities does not change the draw,
+        yet completions without them cannot stand in for those with."""
+        key = f"{self.max_tokens}/{self.temperature}/{self.top_p}/{'|'.join(self.stop)}"
+        if self.json_schema is not None:
+            key += f"/schema {digest(self.json_schema)}"
+        return f"{key}/logprob" if self.logprob else key
 
 
 @dataclass(frozen=True)
@@ -61,7 +71,7 @@ class Completion:
 
 
 class Sampler(Protocol):
-    """Where agents run. Synchronous and batched: one call for all prompts that are ready together."""
+    """Where agents run: one call for all prompts that are ready together. The least that a back end must do."""
 
     def sample(self, calls: Sequence[Call]) -> list[Completion]:
         """One completion a call, in order. Raises ServingError if the model cannot answer."""
@@ -73,4 +83,19 @@ class Sampler(Protocol):
 
     def close(self) -> None:
         """Give back memory and devices. Calling it twice is harmless."""
+        ...
+
+
+@runtime_checkable
+class StreamingSampler(Sampler, Protocol):
+    """A back end that hands on each completion as soon as it is there, and takes new calls while others are under way.
+
+    Several streams may run at once in one event loop, and over time in several loops one after the other.
+    """
+
+    def stream(self, calls: Sequence[Call]) -> AsyncIterator[list[tuple[int, Completion]]]:
+        """(place in `calls`, completion) as they come, each place once. Raises ServingError as `sample` does.
+
+        A consumer that stops early (closes the iterator or is cancelled) aborts what is still under way.
+        """
         ...
