@@ -20,6 +20,7 @@ from amplification.dispatch import Dispatcher
 from amplification.episode import StopReason
 from amplification.errors import InputError, StageError
 from amplification.memo import Memo
+from amplification.overseer import Decision, Overseer
 from amplification.question import Question
 from amplification.serving.base import ModelRef, SamplingParams
 from amplification.serving.config import ServingConfig
@@ -55,12 +56,15 @@ class Throughput:
         )
 
 
-class HalvingOverseer:
+class HalvingOverseer(Overseer):
     """Sums a list of any length: halves it down to `DIGITS_PER_CALL` digits, which it asks A, and adds up."""
 
     name = "halving"
 
-    async def act(self, workspace: Workspace) -> Action:
+    async def act(self, workspace: Workspace) -> Decision:
+        return Decision(self._action(workspace))
+
+    def _action(self, workspace: Workspace) -> Action:
         if workspace.exchanges:
             return Reply(str(sum(_number(exchange.answer.text) for exchange in workspace.exchanges)))
         digits = workspace.question.text.removeprefix(PREFIX).split()
@@ -151,7 +155,7 @@ def _episode(sampler: VLLMSampler, agent: Agent, questions: Sequence[Question], 
 
 def _raw(sampler: VLLMSampler, agent: Agent, questions: Sequence[Question]) -> float:
     """Seconds that LLM.generate takes for the same prompts."""
-    prompts = [agent.call(question).prompt for question in questions]
+    prompts = [agent.call(question.text).prompt for question in questions]
     sampler.reset_prefix_cache()
     started = time.perf_counter()
     sampler.raw_generate(agent.model, prompts, agent.params)
