@@ -76,7 +76,7 @@ async def grow(ask: Ask, model: ModelRef, lengths: random.Random, depth: int, pa
 
 def measure(serving: ServingConfig, repeats: int = 7) -> dict[str, float]:
     """Medians of interleaved repeats, in calls a second, and the median of the ratios of each pair."""
-    calls = (2**DEPTH - 1) * CALLS_PER_NODE
+    calls: int = (2**DEPTH - 1) * CALLS_PER_NODE
     with tempfile.TemporaryDirectory() as folder:
         model = ModelRef(str(make_tiny_model(Path(folder))))
         sampler = VLLMSampler(serving)

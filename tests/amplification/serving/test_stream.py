@@ -47,9 +47,10 @@ async def until(condition: Callable[[], object]) -> None:
 
 def unfinished(sampler: VLLMSampler) -> int:
     """Requests that the engines still hold, and calls that wait for a turn."""
-    engines = sampler._engines.values()
+    engines = list(sampler._engines.values())
     schedulers = [engine._llm.llm_engine.engine_core.engine_core.scheduler for engine in engines]
-    return sum(s.get_num_unfinished_requests() for s in schedulers) + sum(len(e.queue.tickets) for e in engines)
+    held: int = sum(scheduler.get_num_unfinished_requests() for scheduler in schedulers)
+    return held + sum(len(engine.queue.tickets) for engine in engines)
 
 
 def mixed(models: Sequence[ModelRef], prompts: Sequence[str]) -> list[Call]:
