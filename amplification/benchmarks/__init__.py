@@ -19,8 +19,11 @@ from amplification.benchmarks.base import Measured, Settings
 BENCHMARKS = MappingProxyType(
     {
         "throughput": "amplification.benchmarks.throughput:throughput",
+        "http": "amplification.benchmarks.http:http",
     }
 )
+
+__all__ = ["ALL", "BENCHMARKS", "BenchOptions", "Measured", "Settings", "measure"]
 
 ALL = "all"  # every benchmark, one after the other
 
