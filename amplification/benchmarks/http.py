@@ -46,7 +46,7 @@ class Http(Measured):
 
 
 def http(settings: Settings) -> Http:
-    """Measure one episode of distinct agent calls (2,048 by default) on a server of a tiny model, cold memo each repeat.
+    """Measure one episode of distinct agent calls (2,048 by default) on a server of a tiny model, with a cold memo.
 
     A repeat measures H^A, a bare client that sends the tree level by level, all lists of a level at once, and the same
     client with one prompt a request. The ratio is the median of the repeats' ratios, since a busy machine's speed
