@@ -58,13 +58,19 @@ def run_episode(sampler: Sampler, agent: Agent, questions: Sequence[Question], s
     try:
         amplified = Amplified(HalvingOverseer(), agent, Dispatcher(sampler, Memo(store, "bench")), LIMITS)
         started = time.perf_counter()
-        episode = asyncio.run(amplified.answer(root))
+        stop, calls = asyncio.run(_stop_and_calls(amplified, root))
         seconds = time.perf_counter() - started
     finally:
         store.close()
-    if episode.stop != StopReason.REPLIED or episode.cost.calls != len(questions):
-        raise StageError(f"bench: the episode ended as '{episode.stop}' after {episode.cost.calls} calls")
+    if stop != StopReason.REPLIED or calls != len(questions):
+        raise StageError(f"bench: the episode ended as '{stop}' after {calls} calls")
     return seconds
+
+
+async def _stop_and_calls(amplified: Amplified, root: Question) -> tuple[StopReason, int]:
+    # Not the episode itself: asyncio.run makes the repr of what it returns (in signal.getsignal), here a whole tree.
+    episode = await amplified.answer(root)
+    return episode.stop, episode.cost.calls
 
 
 def tiny_agent(folder: Path) -> Agent:
