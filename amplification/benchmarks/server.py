@@ -46,7 +46,8 @@ def vllm_server(model: Path, *options: str) -> Iterator[RunningServer]:
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), *options]
     command += ["--host", "127.0.0.1", "--port", str(port), "--block-size", "32", "--max-model-len", "128"]
     command += ["--enforce-eager", "--disable-uvicorn-access-log", "--uvicorn-log-level", "warning"]
-    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+    environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a tiny model's threads spin longer than they work
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
