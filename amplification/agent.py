@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from amplification.errors import InputError
-from amplification.question import Answer, Question, digest
+from amplification.question import Answer, digest
 from amplification.serving.base import Call, Completion, ModelRef, SamplingParams
 from prompts import render
+
+RESAMPLE_TEMPERATURE = 1.0
 
 
 def weights_digest(folder: str | Path) -> str:
@@ -41,8 +43,16 @@ class Agent:
         parts = [weights_digest(model.base)] + ([weights_digest(model.adapter)] if model.adapter else [])
         return cls(name, model, digest(*parts), params or SamplingParams())
 
-    def call(self, question: Question, sample: int = 0) -> Call:
-        return Call(self.model, render(self.template, question=question.text), self.params, sample)
+    def call(self, text: str, sample: int = 0) -> Call:
+        """The call that asks a question of this text, its pointers already replaced by what they stand for.
+
+        Sample 0 is drawn as `params` say. Where that is greedily, further samples are draws at `RESAMPLE_TEMPERATURE`,
+        since a second greedy one would say the same again.
+        """
+        params = self.params
+        if sample and params.temperature == 0:
+            params = replace(params, temperature=RESAMPLE_TEMPERATURE)
+        return Call(self.model, render(self.template, question=text), params, sample)
 
     def answer_from(self, completion: Completion) -> Answer:
         """An unfinished or empty completion is a failure, not a shorter answer."""

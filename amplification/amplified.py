@@ -4,139 +4,211 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterable
-from typing import NamedTuple
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from typing import Any, NamedTuple
 
 from amplification.agent import Agent
-from amplification.budget import Account, Limits, OutOfBudget, rounded
+from amplification.budget import Account, Limits, OutOfBudget
+from amplification.consult import Consultant
+from amplification.corrections import NONE, TRIES, Corrections
+from amplification.desk import Desk
 from amplification.dispatch import Dispatcher
-from amplification.episode import Cost, Episode, Node, StopReason
-from amplification.overseer import Overseer
+from amplification.episode import Cost, Episode, Node, Step, StopReason
+from amplification.messages import Content, Messages, TooLong
+from amplification.overseer import FREE, Decision, Overseer
 from amplification.question import Answer, Question
-from amplification.serving.base import Call
-from amplification.workspace import Action, Ask, Exchange, GiveUp, Look, Reply, SubQuestion, Workspace
+from amplification.slots import Slots
+from amplification.voting import Voting
+from amplification.workspace import Ask, GiveUp, Look, Make, Reply, SubQuestion, Workspace
+
+# Told of a new episode's root and cost, both of which then grow in place.
+Watch = Callable[[Node, Cost], None]
+
+
+class Tree(NamedTuple):
+    """What all nodes of one episode share."""
+
+    messages: Messages
+    cost: Cost
+    made: list[int]  # characters of each message that H has put together
+
+
+class Place(NamedTuple):
+    """Where a node is: its part of the budget, how deep, and which draw of A's answers goes for everything below."""
+
+    account: Account
+    depth: int = 0
+    draw: int = 0
 
 
 class Amplified:
     """An Overseer with an Agent and limits. Answers questions like an Agent does, slowly."""
 
-    def __init__(self, overseer: Overseer, agent: Agent, dispatcher: Dispatcher, limits: Limits) -> None:
+    def __init__(
+        self,
+        overseer: Overseer,
+        agent: Agent,
+        dispatcher: Dispatcher,
+        limits: Limits,
+        voting: Voting | None = None,
+        corrections: Corrections = NONE,
+        at_once: int = 4096,
+    ) -> None:
+        """`at_once`: workspaces that are worked on at the same time, over all episodes; it bounds memory."""
         self.overseer, self.agent, self.dispatcher, self.limits = overseer, agent, dispatcher, limits
+        self.corrections, self.at_once = corrections, at_once
+        self.consultant = Consultant(agent, dispatcher, voting or Voting(), corrections, limits.workspace_chars)
+        self.slots = Slots(at_once)
 
-    async def answer(self, question: Question) -> Episode:
-        """One episode. Whatever the overseer does, it ends in an answer or a failure, inside the limits."""
-        started, cost = time.monotonic(), Cost()
-        tree = await self._answer_node(question, Account.root(self.limits), cost)
-        seconds = time.monotonic() - started
-        return Episode(tree, tree.stop or StopReason.REPLIED, cost, seconds, self.agent.digest, self.overseer.name)
+    async def answer(self, question: Question, known: Iterable[Content] = (), watch: Watch | None = None) -> Episode:
+        """One episode. Whatever the overseer does, it ends in an answer or a failure, inside the limits.
 
-    async def answer_all(self, questions: Iterable[Question], at_once: int = 4096) -> AsyncIterator[Episode]:
-        """Episodes of many questions side by side, in the order of the questions, `at_once` at a time."""
-        batch: list[Question] = []
-        for question in questions:
-            batch.append(question)
-            if len(batch) == at_once:
-                for episode in await asyncio.gather(*map(self.answer, batch)):
-                    yield episode
-                batch = []
-        for episode in await asyncio.gather(*map(self.answer, batch)):
-            yield episode
+        `known` are the messages that the question's pointers stand for, and those that these point to.
+        Raises ServingError if the model cannot answer at all, KeyError for a pointer that `known` does not hold.
+        """
+        started, tree = time.monotonic(), Tree(Messages(known), Cost(), [])
+        root = Node(question, by="amplified")
+        if watch is not None:
+            watch(root, tree.cost)
+        try:
+            async with asyncio.timeout(self.limits.seconds) as clock:
+                await self._answer(root, Place(Account.root(self.limits)), tree)
+        except TimeoutError:
+            if not clock.expired():
+                raise
+            _end(root, StopReason.OUT_OF_BUDGET, Answer.failed("out of seconds"))
+        stop, seconds = root.stop or StopReason.REPLIED, time.monotonic() - started
+        return Episode(root, stop, tree.cost, seconds, self.agent.digest, self.overseer.name, tree.messages.all)
 
-    async def _answer_node(self, question: Question, account: Account, cost: Cost) -> Node:
+    async def answer_all(self, questions: Iterable[Question]) -> AsyncIterator[Episode]:
+        """Episodes of many questions side by side, in the order of the questions; at most `at_once` are begun."""
+        begun: deque[asyncio.Task[Episode]] = deque()
+        waiting = iter(questions)
+        try:
+            while True:
+                while len(begun) < self.at_once and (question := next(waiting, None)) is not None:
+                    begun.append(asyncio.create_task(self.answer(question)))
+                if not begun:
+                    return
+                yield await begun[0]
+                begun.popleft()
+        finally:
+            for task in begun:
+                task.cancel()
+            await asyncio.gather(*begun, return_exceptions=True)
+
+    async def _answer(self, node: Node, place: Place, tree: Tree) -> None:
+        """Answer a node; where a person has rejected the answer, again with other draws of A's."""
+        async with self.slots:
+            for draw in range(place.draw, place.draw + TRIES):
+                node.steps = []
+                await self._execute(node, node.steps, place._replace(draw=draw), tree)
+                if not self.corrections.rejects(node.question, node.answer):
+                    return
+            _end(node, StopReason.REJECTED, Answer.failed("every answer was rejected"))
+
+    async def _execute(self, node: Node, steps: list[Step], place: Place, tree: Tree) -> None:
         """The meta-execution loop: show H the workspace, do what it says, until it replies or something runs out."""
-        node = Node(question, by="amplified")
-        exchanges: tuple[Exchange, ...] = ()
+        desk, account = Desk(node.question, tree.messages), place.account
         try:
             for _ in range(self.limits.steps):
                 account.check_time()
-                shown = Workspace(question, exchanges, rounded(account.calls_left), rounded(account.depth))
+                shown = desk.workspace(account.left())
                 if shown.characters() > self.limits.workspace_chars:
                     return _end(node, StopReason.OUT_OF_BUDGET, Answer.failed("the workspace is full"))
-                cost.overseer_steps += 1
-                action = await self.overseer.act(shown)
+                decision = await self._decide(shown, account, tree.cost)
+                action = decision.action
+                steps.append(step := Step(action, decision.by or self.overseer.name, shown.left))
+                if (refusal := desk.refusal(action, self.limits.workspace_chars)) is not None:
+                    return _end(node, StopReason.BAD_ACTION, Answer.failed(refusal))
                 match action:
-                    case Ask(subs) if subs:
-                        exchanges += await self._ask(subs, node, account, cost)
+                    case Ask(subs):
+                        await self._ask(subs, step, place, tree)
+                        desk.exchanged([s.question for s in subs], [child.answer for child in step.children])
+                    case Look():
+                        desk.looked(action)
+                    case Make():
+                        desk.made(self._made(action, tree))
                     case Reply(text, pointers):
                         return _end(node, StopReason.REPLIED, Answer(text, pointers))
                     case GiveUp(reason):
                         return _end(node, StopReason.GAVE_UP, Answer.failed(reason))
-                    case _:
-                        return _end(node, StopReason.BAD_ACTION, Answer.failed(_bad(action)))
-        except OutOfBudget as error:
+        except (OutOfBudget, TooLong) as error:
             return _end(node, StopReason.OUT_OF_BUDGET, Answer.failed(str(error)))
         return _end(node, StopReason.OUT_OF_STEPS, Answer.failed("out of steps"))
 
-    async def _ask(
-        self, subs: tuple[SubQuestion, ...], node: Node, account: Account, cost: Cost
-    ) -> tuple[Exchange, ...]:
+    async def _decide(self, shown: Workspace, account: Account, cost: Cost) -> Decision:
+        """H's next step, its own model's calls within the budget."""
+        cost.overseer_steps += 1
+        bound, used = self.overseer.bound, FREE
+        if bound is FREE:
+            return await self.overseer.act(shown)
+        account.reserve(*bound)
+        try:
+            decision = await self.overseer.act(shown)
+            used = decision.used
+        finally:
+            account.settle(*bound, *used)
+        cost.overseer_calls += used.calls
+        cost.overseer_tokens += used.tokens
+        return decision
+
+    async def _ask(self, subs: tuple[SubQuestion, ...], step: Step, place: Place, tree: Tree) -> None:
         """All sub-questions of one step at once: those for A as one group, each for H^A as a child of its own."""
-        direct = [sub.question for sub in subs if not sub.recurse]
-        nested = [sub.question for sub in subs if sub.recurse]
+        account = place.account
+        if len(subs) > account.calls_left:  # before anything is made for each of them
+            raise OutOfBudget("out of calls")
+        step.children = tuple(map(self._child, subs))
+        direct = [child for child, sub in zip(step.children, subs, strict=True) if not sub.recurse]
+        nested = [child for child, sub in zip(step.children, subs, strict=True) if sub.recurse]
         # Children first: if there is nothing left for them, the step ends before anything is set aside for A.
-        children = account.open_children(len(nested)) if nested else []
-        reserved = self._reserve(direct, account, children)
-        asked: list[Awaitable[list[Node]]] = [self._ask_agent(reserved, account, cost)] if direct else []
-        asked += [self._ask_child(*pair, account, cost) for pair in zip(nested, children, strict=True)]
-        # One awaitable needs no task of its own: most steps ask A alone.
-        results = [await asked[0]] if len(asked) == 1 else await asyncio.gather(*asked)
-        agents = iter(results[0] if direct else [])
-        amplified = iter([nodes[0] for nodes in (results[1:] if direct else results)])
-        answered = [next(amplified) if sub.recurse else next(agents) for sub in subs]
-        node.children += answered
-        return tuple(Exchange(child.question, child.answer) for child in answered)
-
-    async def _ask_child(self, question: Question, child: Account, account: Account, cost: Cost) -> list[Node]:
+        accounts = account.open_children(len(nested)) if nested else []
         try:
-            return [await self._answer_node(question, child, cost)]
+            reserved = self.consultant.reserve(direct, account, place.depth, place.draw, tree.messages)
+            if not nested:  # no task needed: most steps ask A alone
+                await self.consultant.ask(reserved, account, tree.cost)
+                return
+            waits: list[Coroutine[Any, Any, None]] = [
+                self._answer(child, Place(part, place.depth + 1, place.draw), tree)
+                for child, part in zip(nested, accounts, strict=True)
+            ]
+            if direct:
+                waits.append(self.consultant.ask(reserved, account, tree.cost))
+            with self.slots.lent():
+                await _together(waits)
         finally:
-            account.close_child(child)
+            for part in accounts:
+                account.close_child(part)
 
-    def _reserve(self, questions: list[Question], account: Account, children: list[Account]) -> _Reserved:
-        """One call a question. A token is at least one byte, so bytes bound a call's tokens, special ones included.
+    def _child(self, sub: SubQuestion) -> Node:
+        asked, by = self.corrections.asked(sub.question), "amplified" if sub.recurse else "agent"
+        return Node(asked, by) if asked is sub.question else Node(asked, by, asked=sub.question)
 
-        Where the budget does not reach, the children opened for the same step are closed before OutOfBudget goes on.
-        """
-        calls = [self.agent.call(question) for question in questions]
-        bound = sum(len(call.prompt.encode()) + call.params.max_tokens + 2 for call in calls)
-        try:
-            account.reserve(len(calls), bound)
-        except OutOfBudget:
-            for child in children:
-                account.close_child(child)
-            raise
-        return _Reserved(questions, calls, bound)
-
-    async def _ask_agent(self, reserved: _Reserved, account: Account, cost: Cost) -> list[Node]:
-        """Make the reserved calls and settle them by what they used; a memo hit uses nothing."""
-        used = Cost()
-        try:
-            outcomes = await self.dispatcher.complete(self.agent, reserved.calls)
-            for outcome in outcomes:
-                used.add(outcome.cost())
-        finally:
-            account.settle(len(reserved.calls), reserved.tokens, used.calls, used.tokens)
-        cost.add(used)
-        return [
-            Node(question, "memo" if outcome.hit else "agent", self.agent.answer_from(outcome.completion))
-            for question, outcome in zip(reserved.questions, outcomes, strict=True)
-        ]
+    def _made(self, make: Make, tree: Tree) -> list[Content]:
+        """The new messages. Raises TooLong when H has put together more than it may in one episode."""
+        left = self.limits.made_chars - sum(tree.made)
+        contents = []
+        for pieces in make.messages:
+            content = tree.messages.made(pieces, left)
+            if len(pieces) > 1 or isinstance(pieces[0], str):
+                tree.made.append(content.size)
+                left -= content.size
+            contents.append(content)
+        return contents
 
 
-class _Reserved(NamedTuple):
-    """Calls of A that the budget has set aside, with the tokens they may use."""
-
-    questions: list[Question]
-    calls: list[Call]
-    tokens: int
-
-
-def _end(node: Node, stop: StopReason, answer: Answer) -> Node:
+def _end(node: Node, stop: StopReason, answer: Answer) -> None:
     node.stop, node.answer = stop, answer
-    return node
 
 
-def _bad(action: Action) -> str:
-    if isinstance(action, Look):
-        return "the overseer looked at a pointer it was not given"
-    return "the overseer asked nothing"
+async def _together(waits: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Wait for all; when one fails, or the whole is cancelled, the others are ended before that is passed on."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise

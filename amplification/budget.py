@@ -3,20 +3,27 @@
 A parent opens a child account with a part of what it has left (the part is reserved) and closes it when the child
 returns (what was not spent comes back). At every moment, for each account: spent + reserved <= granted. Nothing an
 overseer or a model says reaches this code; only the meta-execution loop calls it.
+
+A call is one call of a model, A's or the overseer's, or one copy of H^A: so even an overseer that never asks A has no
+more than so many workspaces.
 """
 
 from __future__ import annotations
 
 import time
+from functools import lru_cache
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from amplification.workspace import Left
 
 
 class Limits(BaseModel):
     """What one episode may use.
 
-    calls: agent calls; tokens: prompt and completion tokens; depth: nested copies of H^A; seconds: wall clock;
-    steps: overseer steps in one workspace; workspace_chars: characters shown to the overseer at one step.
+    calls: calls of models, and copies of H^A; tokens: prompt and completion tokens; depth: nested copies of H^A;
+    seconds: wall clock; steps: overseer steps in one workspace; workspace_chars: characters shown to the overseer at
+    one step, and to A in one call; made_chars: characters of all messages that H puts together from several pieces.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -27,6 +34,7 @@ class Limits(BaseModel):
     seconds: float = Field(default=600.0, gt=0)
     steps: int = Field(default=16, ge=1)
     workspace_chars: int = Field(default=4_000, ge=1)
+    made_chars: int = Field(default=10_000_000, ge=1)
 
 
 class OutOfBudget(Exception):
@@ -63,6 +71,15 @@ class Account:
     def tokens_left(self) -> int:
         return self.tokens - self.tokens_spent - self.tokens_reserved
 
+    def left(self) -> Left:
+        """What is left, as the overseer is shown it."""
+        return _left(
+            rounded(self.calls_left),
+            rounded(self.tokens_left),
+            rounded(self.depth),
+            rounded(int(self.deadline - time.monotonic())),
+        )
+
     def check_time(self) -> None:
         if time.monotonic() > self.deadline:
             raise OutOfBudget("out of seconds")
@@ -86,8 +103,8 @@ class Account:
     def open_children(self, number: int) -> list[Account]:
         """Child accounts with equal parts of what is left, a tenth of which stays here for the next steps.
 
-        What a child does not spend comes back when it is closed, so a part is a bound and not a loss.
-        Raises OutOfBudget if a part would be nothing.
+        Each has spent one call, its own copy of H^A. What a child does not spend comes back when it is closed, so a
+        part is a bound and not a loss. Raises OutOfBudget if a part would be nothing.
         """
         if self.depth <= 0:
             raise OutOfBudget("out of depth")
@@ -95,7 +112,10 @@ class Account:
         if calls < 1 or tokens < 1:
             raise OutOfBudget("out of calls" if calls < 1 else "out of tokens")
         self.reserve(calls * number, tokens * number)
-        return [Account(calls, tokens, self.depth - 1, self.deadline) for _ in range(number)]
+        children = [Account(calls, tokens, self.depth - 1, self.deadline) for _ in range(number)]
+        for child in children:
+            child.calls_spent = 1
+        return children
 
     def close_child(self, child: Account) -> None:
         """Take back what a child, which has returned, did not spend."""
@@ -105,3 +125,9 @@ class Account:
 def rounded(number: int) -> int:
     """Rounded down to a power of ten (0 stays 0), so that a budget shown to H does not spoil the memo."""
     return 10 ** (len(str(number)) - 1) if number > 0 else 0
+
+
+@lru_cache(maxsize=4096)
+def _left(calls: int, tokens: int, depth: int, seconds: int) -> Left:
+    # A few distinct values in a tree of any size: one object each.
+    return Left(calls, tokens, depth, seconds)

@@ -108,7 +108,7 @@ class Dispatcher:
 
     async def answers(self, agent: Agent, questions: Sequence[Question]) -> list[tuple[Answer, Outcome]]:
         """What the agent alone says to each question, with the outcome that tells what it cost."""
-        outcomes = await self.complete(agent, [agent.call(question) for question in questions])
+        outcomes = await self.complete(agent, [agent.call(question.text) for question in questions])
         return [(agent.answer_from(outcome.completion), outcome) for outcome in outcomes]
 
     def _flush_when_quiet(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 
+from amplification.messages import Content
 from amplification.question import Answer, Question
+from amplification.workspace import Action, Left
 
 
 class StopReason(StrEnum):
@@ -16,6 +20,7 @@ class StopReason(StrEnum):
     OUT_OF_BUDGET = "out_of_budget"
     OUT_OF_STEPS = "out_of_steps"
     BAD_ACTION = "bad_action"
+    REJECTED = "rejected"
 
 
 @dataclass(slots=True)
@@ -23,7 +28,7 @@ class Cost:
     """What an episode used. Tokens are prompt plus completion tokens that went through the agent's model.
 
     A memo hit costs nothing; `tokens_saved` is what the hits would have cost, so that cost without the memo is
-    `tokens + tokens_saved`.
+    `tokens + tokens_saved`. `overseer_calls` and `overseer_tokens` are those of an overseer that is a model.
     """
 
     overseer_steps: int = 0
@@ -31,6 +36,8 @@ class Cost:
     memo_hits: int = 0
     tokens: int = 0
     tokens_saved: int = 0
+    overseer_calls: int = 0
+    overseer_tokens: int = 0
 
     def add(self, other: Cost) -> None:
         self.overseer_steps += other.overseer_steps
@@ -38,28 +45,66 @@ class Cost:
         self.memo_hits += other.memo_hits
         self.tokens += other.tokens
         self.tokens_saved += other.tokens_saved
+        self.overseer_calls += other.overseer_calls
+        self.overseer_tokens += other.overseer_tokens
 
 
 UNFINISHED = Answer.failed("not finished")
 
 
 @dataclass(slots=True)
+class Step:
+    """One step of H in a node's workspace: what it was shown of the budget, what it did, who decided, what came of it.
+
+    `children` are the sub-questions of an Ask, in order. With the node's question this is enough to show any workspace
+    again (`amplification.replay`).
+    """
+
+    action: Action
+    by: str
+    left: Left
+    children: tuple[Node, ...] = ()
+
+
+@dataclass(slots=True)
 class Node:
-    """One answered question in the tree. `by` is "agent", "memo" or "amplified"; children in the order asked."""
+    """One answered question in the tree.
+
+    `by` is "agent", "memo" or "amplified". `samples` are the answers that were voted on, if there were several.
+    `asked` is what H asked, where a person has put `question` in its place.
+    """
 
     question: Question
     by: str
     answer: Answer = UNFINISHED
     stop: StopReason | None = None
-    children: list[Node] = field(default_factory=list)
+    steps: list[Step] | None = None  # None for a leaf: most nodes of a large tree are
+    samples: tuple[Answer, ...] = ()
+    asked: Question | None = None
+
+    @property
+    def children(self) -> Iterator[Node]:
+        """The sub-questions of all steps, in the order in which they were asked."""
+        return (child for step in self.steps or () for child in step.children)
+
+    def nodes(self) -> Iterator[Node]:
+        """This node and all below it, parents first. Without recursion: trees may be deep."""
+        waiting = [self]
+        while waiting:
+            node = waiting.pop()
+            yield node
+            waiting += reversed(list(node.children))
 
     def size(self) -> int:
-        return 1 + sum(child.size() for child in self.children)
+        return sum(1 for _ in self.nodes())
 
 
 @dataclass(frozen=True)
 class Episode:
-    """The tree with its answer. `agent` is the agent's digest, `overseer` the overseer's name."""
+    """The tree with its answer. `agent` is the agent's digest, `overseer` the overseer's name.
+
+    `messages` are those that pointers in the tree stand for, by digest.
+    """
 
     tree: Node
     stop: StopReason
@@ -67,6 +112,7 @@ class Episode:
     seconds: float
     agent: str
     overseer: str
+    messages: Mapping[str, Content] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def question(self) -> Question:
@@ -75,17 +121,3 @@ class Episode:
     @property
     def answer(self) -> Answer:
         return self.tree.answer
-
-
-def node_to_dict(node: Node) -> dict[str, object]:
-    """A tree as JSON-ready data (short keys are spelt out: people read the export)."""
-    return {
-        "question": node.question.text,
-        "pointers": list(node.question.pointers),
-        "by": node.by,
-        "answer": node.answer.text,
-        "answer_pointers": list(node.answer.pointers),
-        "failure": node.answer.failure,
-        "stop": node.stop.value if node.stop else None,
-        "children": [node_to_dict(child) for child in node.children],
-    }

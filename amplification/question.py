@@ -1,12 +1,17 @@
-"""Question and Answer: immutable, content-addressed messages."""
+"""Question and Answer: immutable, content-addressed messages, and the other messages that they point to."""
 
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 MAX_ANSWER_CHARS = 2_000
+
+POINTER = re.compile(r"\$([1-9][0-9]{0,5})")
 
 
 def digest(*parts: str) -> str:
@@ -20,23 +25,40 @@ def digest(*parts: str) -> str:
 
 
 @dataclass(frozen=True)
-class Question:
-    """What is asked: text, in which `$1` stands for the message whose digest is `pointers[0]`."""
+class Message:
+    """A text, in which `$1` stands for the message whose digest is `pointers[0]`.
+
+    A number beyond the pointers stands for itself, so a price of `$5` in a text without pointers is a price.
+    """
+
+    kind: ClassVar[str] = "message"
 
     text: str
     pointers: tuple[str, ...] = ()
 
     @cached_property
     def digest(self) -> str:
-        return digest("question", self.text, *self.pointers)
+        return digest(self.kind, self.text, *self.pointers)
+
+    @property
+    def size(self) -> int:
+        """Length in characters, what it points to not counted."""
+        return len(self.text)
 
 
 @dataclass(frozen=True)
-class Answer:
+class Question(Message):
+    """What is asked."""
+
+    kind: ClassVar[str] = "question"
+
+
+@dataclass(frozen=True)
+class Answer(Message):
     """What came back: a text, or a failure with its reason. A failure is a value, never an exception."""
 
-    text: str
-    pointers: tuple[str, ...] = ()
+    kind: ClassVar[str] = "answer"
+
     failure: str | None = None
 
     @classmethod
@@ -49,8 +71,15 @@ class Answer:
 
     @cached_property
     def digest(self) -> str:
-        return digest("answer", self.text, self.failure or "", *self.pointers)
+        return digest(self.kind, self.text, self.failure or "", *self.pointers)
 
     def shown(self) -> str:
         """The answer as a workspace shows it: failures are visible and cannot be taken for an answer."""
-        return self.text[:MAX_ANSWER_CHARS] if self.ok else f"[no answer: {self.failure}]"
+        return self.text[:MAX_ANSWER_CHARS] if self.ok else f"[no answer: {self.failure}]"[:MAX_ANSWER_CHARS]
+
+
+def with_pointers(text: str, count: int, write: Callable[[int], str]) -> str:
+    """`text` with each of its `count` pointers as `write` puts it; numbers beyond the pointers are left alone."""
+    if count == 0 or "$" not in text:
+        return text
+    return POINTER.sub(lambda m: write(int(m[1])) if int(m[1]) <= count else m[0], text)

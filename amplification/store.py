@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,15 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DatabaseError, OperationalError
 
-from amplification.episode import Episode, node_to_dict
+from amplification.episode import Episode
 from amplification.errors import InputError, StageError
+from amplification.messages import Content, Excerpt
+from amplification.records import message_from, message_record, node_record
 
-FORMAT = 1
+FORMAT = 2
+
+# Values in one query: databases have a limit on them.
+AT_ONCE = 500
 
 metadata = MetaData()
 
@@ -64,6 +69,13 @@ episode_table = Table(
     PrimaryKeyConstraint("scope", "agent", "overseer", "question"),
 )
 
+message_table = Table(
+    "message",
+    metadata,
+    Column("digest", String(32), primary_key=True),
+    Column("record", Text, nullable=False),
+)
+
 
 class Store:
     """One database. Raises InputError for a file that is no store or was written by a newer version."""
@@ -92,10 +104,10 @@ class Store:
             found = connection.execute(select(meta_table.c.value).where(meta_table.c.key == "format")).scalar()
             if found is None:
                 connection.execute(meta_table.insert().values(key="format", value=str(FORMAT)))
-            elif int(found) > FORMAT:
-                raise InputError(
-                    where, f"format {found} is newer than this version reads ({FORMAT})", "upgrade this package"
-                )
+            elif int(found) != FORMAT:
+                newer = int(found) > FORMAT
+                problem = f"format {found} is {'newer' if newer else 'older'} than this version reads ({FORMAT})"
+                raise InputError(where, problem, "upgrade this package" if newer else "make the run again elsewhere")
 
     def insert(self, table: Table, rows: Sequence[dict[str, Any]]) -> None:
         """Write rows in one transaction; a row whose key is already there is left as it is.
@@ -120,7 +132,44 @@ class Store:
             ) from error
 
     def add_episodes(self, scope: str, episodes: Sequence[Episode]) -> None:
+        """Write episodes, and first the messages that they point to."""
+        self.add_messages(message for episode in episodes for message in episode.messages.values())
         self.insert(episode_table, [_episode_row(scope, episode) for episode in episodes])
+
+    def add_messages(self, messages: Iterable[Content]) -> None:
+        """Write messages, each with what it was cut from."""
+        found: dict[str, Content] = {}
+        for message in messages:
+            if isinstance(message, Excerpt):
+                found[message.source.digest] = message.source
+            found[message.digest] = message
+        self.insert(message_table, [{"digest": d, "record": json.dumps(message_record(m))} for d, m in found.items()])
+
+    def messages(self, digests: Iterable[str]) -> dict[str, Content]:
+        """These messages and all that they point to, and so on. Raises InputError for one that is not there."""
+        found: dict[str, Content] = {}
+        sources: dict[str, Content] = {}
+        wanted = list(dict.fromkeys(digests))
+        while wanted:
+            records = self._message_records(wanted)
+            missing = {record["source"] for record in records.values() if "source" in record} - sources.keys()
+            sources |= {d: message_from(r, {}) for d, r in self._message_records(missing).items()}
+            found |= {digest: message_from(record, sources) for digest, record in records.items()}
+            wanted = list({p for digest in wanted for p in found[digest].pointers} - found.keys())
+        return found
+
+    def _message_records(self, digests: Iterable[str]) -> dict[str, dict[str, Any]]:
+        wanted = list(digests)
+        rows: dict[str, dict[str, Any]] = {}
+        with self.engine.connect() as connection:
+            for start in range(0, len(wanted), AT_ONCE):
+                query = select(message_table).where(message_table.c.digest.in_(wanted[start : start + AT_ONCE]))
+                rows |= {row.digest: json.loads(row.record) for row in connection.execute(query)}
+        lost = next((digest for digest in wanted if digest not in rows), None)
+        if lost is not None:
+            where = self.url.removeprefix("sqlite:///")
+            raise InputError(where, f"the message {lost} is not in this store", "ask the question again")
+        return rows
 
     def memo_rows(self, agent: str) -> Iterator[Any]:
         with self.engine.connect() as connection:
@@ -141,7 +190,7 @@ def _episode_row(scope: str, episode: Episode) -> dict[str, Any]:
         "failure": episode.answer.failure,
         "seconds": episode.seconds,
         "cost": json.dumps(asdict(episode.cost)),
-        "tree": json.dumps(node_to_dict(episode.tree)),
+        "tree": json.dumps(node_record(episode.tree)),
     }
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from amplification.question import Answer, Question
+from amplification.messages import Piece
+from amplification.question import MAX_ANSWER_CHARS, Answer, Question
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SubQuestion:
     """A question the overseer asks. `recurse=True` sends it to a fresh copy of H^A instead of to A."""
 
@@ -15,21 +17,29 @@ class SubQuestion:
     recurse: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Ask:
-    """Ask one or several sub-questions at once."""
+    """Ask one or several sub-questions at once. They may point to what the workspace has pointers to."""
 
     subs: tuple[SubQuestion, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Look:
-    """Show what a pointer stands for."""
+    """Show a part of what a pointer stands for, from character `start` on."""
 
     pointer: str
+    start: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class Make:
+    """Make new messages, each from pieces, and get pointers to them. Nobody reads what is in the pieces."""
+
+    messages: tuple[tuple[Piece, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """Answer the workspace's question."""
 
@@ -37,37 +47,104 @@ class Reply:
     pointers: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class GiveUp:
     """End without an answer, with a reason."""
 
     reason: str
 
 
-Action = Ask | Look | Reply | GiveUp
+Action = Ask | Look | Make | Reply | GiveUp
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Exchange:
     """One sub-question with its answer, as it stands in a workspace."""
 
     question: Question
     answer: Answer
 
+    @property
+    def clipped(self) -> bool:
+        """Whether the answer is longer than what is shown of it (the workspace then has a pointer to it)."""
+        return len(self.answer.text) > MAX_ANSWER_CHARS
+
+    def characters(self) -> int:
+        return len(self.question.text) + len(self.answer.shown())
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was to be seen of a message when the overseer looked."""
+
+    pointer: str
+    start: int
+    text: str
+
+    def characters(self) -> int:
+        return len(self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """New messages, in the order in which they were made."""
+
+    pointers: tuple[str, ...]
+
+    def characters(self) -> int:
+        return 0  # pointers are counted where they are listed
+
+
+Event = Exchange | Seen | Made
+
+
+class Pointer(NamedTuple):
+    """A message that the workspace can refer to, and its length in characters."""
+
+    digest: str
+    size: int
+
+
+class Left(NamedTuple):
+    """The budget left, each rounded down to a power of ten, so that showing it does not spoil the memo."""
+
+    calls: int = 0
+    tokens: int = 0
+    depth: int = 0
+    seconds: int = 0
+
+
+# What a pointer takes to list: its number and its size.
+POINTER_CHARS = 16
+
 
 @dataclass(frozen=True)
 class Workspace:
-    """The question, what has been asked and answered so far (in order), and the budget left.
+    """The question, what has happened since (in order), what can be pointed to, and the budget left.
 
-    `calls_left` and `depth_left` are rounded down to a power of ten, so that they do not spoil the memo.
+    `pointers[i]` is shown as `$i+1`: the question's own come first, then each new one as it appears: made messages,
+    what an answer points to, and answers too long to be shown whole.
     """
 
     question: Question
-    exchanges: tuple[Exchange, ...] = ()
-    calls_left: int = 0
-    depth_left: int = 0
+    events: tuple[Event, ...] = ()
+    pointers: tuple[Pointer, ...] = ()
+    left: Left = field(default_factory=Left)
+
+    @property
+    def exchanges(self) -> tuple[Exchange, ...]:
+        """What was asked and answered, in order."""
+        return tuple(event for event in self.events if isinstance(event, Exchange))
 
     def characters(self) -> int:
         """Length of everything shown; the bound on it is `Limits.workspace_chars`."""
-        shown = sum(len(e.question.text) + len(e.answer.shown()) for e in self.exchanges)
-        return len(self.question.text) + shown
+        shown = sum(event.characters() for event in self.events)
+        return len(self.question.text) + shown + POINTER_CHARS * len(self.pointers)
+
+    def knows(self, pointer: str) -> bool:
+        """Whether the overseer was given this pointer."""
+        return any(pointer == known.digest for known in self.pointers)
+
+    def number(self, pointer: str) -> int:
+        """The number under which a pointer is shown. Raises ValueError for one that was not given."""
+        return [known.digest for known in self.pointers].index(pointer) + 1

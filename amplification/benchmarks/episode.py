@@ -15,6 +15,7 @@ from amplification.dispatch import Dispatcher
 from amplification.episode import StopReason
 from amplification.errors import StageError
 from amplification.memo import Memo
+from amplification.overseer import Decision, Overseer
 from amplification.question import Question
 from amplification.serving.base import ModelRef, Sampler, SamplingParams
 from amplification.store import Store
@@ -28,12 +29,15 @@ MOST_CALLS = 100_000
 LIMITS = Limits(calls=10**12, tokens=10**15, depth=20, seconds=600, workspace_chars=10**7)
 
 
-class HalvingOverseer:
+class HalvingOverseer(Overseer):
     """Sums a list of any length: halves it down to `DIGITS_PER_CALL` digits, which it asks A, and adds up."""
 
     name = "halving"
 
-    async def act(self, workspace: Workspace) -> Action:
+    async def act(self, workspace: Workspace) -> Decision:
+        return Decision(self._step(workspace))
+
+    def _step(self, workspace: Workspace) -> Action:
         if workspace.exchanges:
             return Reply(str(sum(_number(exchange.answer.text) for exchange in workspace.exchanges)))
         digits = workspace.question.text.removeprefix(PREFIX).split()

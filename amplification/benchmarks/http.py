@@ -60,7 +60,7 @@ def http(settings: Settings) -> Http:
             options = HttpConfig(servers=(server.url,))
             sampler = OpenAISampler(ServingConfig(backend="openai", http=options))
             bare = Bare(options, agent)
-            levels = [[agent.call(question).prompt for question in level] for level in tree_levels(questions)]
+            levels = [[agent.call(question.text).prompt for question in level] for level in tree_levels(questions)]
             share = [[prompt for level in levels for prompt in level][:: min(ONE_PROMPT_SHARE, calls)]]
             bare.seconds(levels, options.prompts_per_request)  # the server's first batches are part of no figure
             rates: list[tuple[float, float, float]] = []

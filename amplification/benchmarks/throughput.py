@@ -62,7 +62,7 @@ def throughput(settings: Settings) -> Throughput:
 
 def _raw(sampler: VLLMSampler, agent: Agent, questions: Sequence[Question]) -> float:
     """Seconds that LLM.generate takes for the same prompts."""
-    prompts = [agent.call(question).prompt for question in questions]
+    prompts = [agent.call(question.text).prompt for question in questions]
     sampler.reset_prefix_cache()
     started = time.perf_counter()
     sampler.raw_generate(agent.model, prompts, agent.params)

@@ -14,12 +14,12 @@ from amplification.dispatch import Dispatcher
 from amplification.episode import Episode, StopReason
 from amplification.errors import ServingError
 from amplification.memo import Memo
-from amplification.overseer import NOT_UNDERSTOOD, ProgramOverseer
+from amplification.overseer import NOT_UNDERSTOOD, Decision, Overseer, ProgramOverseer
 from amplification.question import Question
 from amplification.serving.base import Call, Completion, ModelRef
 from amplification.store import Store
 from amplification.tasks import TASKS, task_of
-from amplification.workspace import Action, Ask, Reply, SubQuestion, Workspace
+from amplification.workspace import Ask, Reply, SubQuestion, Workspace
 
 AGENT = Agent("a", ModelRef("base"), "digest")
 
@@ -138,11 +138,11 @@ def test_a_model_that_fails_ends_the_episode_with_its_error() -> None:
 
 
 def test_an_overseer_that_asks_for_ever_is_stopped() -> None:
-    class Endless:
+    class Endless(Overseer):
         name = "endless"
 
-        async def act(self, workspace: Workspace) -> Action:
-            return Ask((SubQuestion(Question("sum of 1"), recurse=True),))
+        async def act(self, workspace: Workspace) -> Decision:
+            return Decision(Ask((SubQuestion(Question("sum of 1"), recurse=True),)))
 
     runner = Amplified(Endless(), AGENT, Dispatcher(ExactSampler()), Limits(depth=5, steps=4))
     result = asyncio.run(runner.answer(Question("go")))
@@ -184,15 +184,19 @@ def test_an_unfinished_completion_is_a_failure_and_not_a_shorter_answer() -> Non
 
 
 def test_a_reply_is_data_for_the_parent_and_capped() -> None:
-    class Parrot:
+    class Parrot(Overseer):
         name = "parrot"
 
-        async def act(self, workspace: Workspace) -> Action:
+        async def act(self, workspace: Workspace) -> Decision:
             if workspace.question.text == "child":
-                return Reply("z" * 10**6)
+                return Decision(Reply("z" * 3_000))
             if not workspace.exchanges:
-                return Ask((SubQuestion(Question("child"), recurse=True),))
-            return Reply(workspace.exchanges[0].answer.shown()[:5])
+                return Decision(Ask((SubQuestion(Question("child"), recurse=True),)))
+            assert workspace.characters() < 3_000
+            [whole] = workspace.pointers
+            return Decision(Reply(f"$1 has {whole.size}", (whole.digest,)))
 
     runner = Amplified(Parrot(), AGENT, Dispatcher(ExactSampler()), Limits())
-    assert asyncio.run(runner.answer(Question("root"))).answer.text == "zzzzz"
+    episode = asyncio.run(runner.answer(Question("root")))
+    assert episode.answer.text == "$1 has 3000"
+    assert episode.messages[episode.answer.pointers[0]].text == "z" * 3_000

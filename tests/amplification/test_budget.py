@@ -13,6 +13,7 @@ from amplification.amplified import Amplified
 from amplification.budget import Account, Limits, OutOfBudget, rounded
 from amplification.dispatch import Dispatcher
 from amplification.episode import Episode, StopReason
+from amplification.overseer import Decision, Overseer
 from amplification.question import Question
 from amplification.serving.base import Call, Completion, ModelRef
 from amplification.workspace import Action, Ask, GiveUp, Look, Reply, SubQuestion, Workspace
@@ -40,7 +41,7 @@ class CountingSampler:
         pass
 
 
-class Hostile:
+class Hostile(Overseer):
     """An overseer that does anything at random: asks without end, asks itself, gives up, says megabytes."""
 
     name = "hostile"
@@ -48,7 +49,10 @@ class Hostile:
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
 
-    async def act(self, workspace: Workspace) -> Action:
+    async def act(self, workspace: Workspace) -> Decision:
+        return Decision(self._action(workspace))
+
+    def _action(self, workspace: Workspace) -> Action:
         kind = self.rng.randrange(8)
         if kind < 5:
             texts = [self.rng.choice([workspace.question.text, str(self.rng.random()), "{{ x }}", "\x1b[2J" * 9])] * 2

@@ -1,0 +1,37 @@
+"""Replay: the workspaces of a finished tree again, step by step, as H saw them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from amplification.desk import Desk
+from amplification.episode import Node, Step
+from amplification.messages import Messages
+from amplification.workspace import Ask, Look, Make, Workspace
+
+# Nothing is made here that was not made before, so nothing can be too long.
+ANY_LENGTH = 2**62
+
+
+def workspaces(node: Node, messages: Messages) -> Iterator[tuple[Workspace, Step]]:
+    """Each workspace that H was shown at this node, with the step it took there.
+
+    Raises KeyError where `messages` lacks one that the node points to.
+    """
+    desk = Desk(node.question, messages)
+    for step in node.steps or ():
+        yield desk.workspace(step.left), step
+        match step.action:
+            case Ask() if step.children:
+                asked = [child.asked or child.question for child in step.children]
+                desk.exchanged(asked, [child.answer for child in step.children])
+            case Look():
+                desk.looked(step.action)
+            case Make(made):
+                desk.made([messages.made(pieces, ANY_LENGTH) for pieces in made])
+
+
+def all_workspaces(root: Node, messages: Messages) -> Iterator[tuple[Workspace, Step]]:
+    """The same for a node and all below it."""
+    for node in root.nodes():
+        yield from workspaces(node, messages)
