@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from amplification.agent import Agent
-from amplification.dispatch import Dispatcher, Outcome
+from amplification.dispatch import ENOUGH_CALLS, Dispatcher, Outcome
 from amplification.errors import ServingError, StageError
 from amplification.memo import Memo
 from amplification.serving.base import Call, Completion, ModelRef
@@ -126,6 +126,19 @@ def test_new_calls_start_while_others_are_under_way_and_join_a_flight_of_their_k
         assert told(await second) == [("b", True), ("c", False), ("c", True)]
         assert told(await ask(dispatcher, "a", "c")) == [("a", True), ("c", True)]
         assert sampler.asked == Counter("abc")
+
+    run(work())
+
+
+def test_a_stream_starts_once_enough_calls_wait_and_the_rest_follows() -> None:
+    async def work() -> None:
+        sampler = Gated()
+        dispatcher = Dispatcher(sampler)
+        prompts = [str(i) for i in range(ENOUGH_CALLS + 10)]
+        sampler.let(*prompts)
+        outcomes = await asyncio.gather(*(ask(dispatcher, prompt) for prompt in prompts))
+        assert [outcome.completion.text for (outcome,) in outcomes] == prompts
+        assert [len(stream) for stream in sampler.streams] == [ENOUGH_CALLS, 10]
 
     run(work())
 
