@@ -105,7 +105,7 @@ class Bare:
 
     async def _run(self, levels: Sequence[Sequence[str]], size: int) -> None:
         under_way = self.options.requests_under_way * (1 if size > 1 else 16)
-        limits = httpx.Limits(max_connections=under_way)
+        limits = httpx.Limits(max_connections=under_way, keepalive_expiry=2)
         async with httpx.AsyncClient(trust_env=False, verify=False, limits=limits, timeout=300) as client:
             for level in levels:
                 parts = [level[start : start + size] for start in range(0, len(level), size)]

@@ -48,6 +48,7 @@ def vllm_server(model: Path, *options: str) -> Iterator[RunningServer]:
     command += ["--host", "127.0.0.1", "--port", str(port), "--block-size", "32", "--max-model-len", "128"]
     command += ["--enforce-eager", "--disable-uvicorn-access-log", "--uvicorn-log-level", "warning", *options]
     environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+    environment["VLLM_HTTP_TIMEOUT_KEEP_ALIVE"] = "300"  # bare clients know no retries
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a tiny model's threads spin longer than they work
     with log.open("wb") as output:
         process = subprocess.Popen(
