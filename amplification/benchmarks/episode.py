@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,13 +79,23 @@ async def _stop_and_calls(amplified: Amplified, root: Question) -> tuple[StopRea
     return episode.stop, episode.cost.calls
 
 
-def tiny_agent(folder: Path) -> Agent:
+def tiny_agent(folder: Path, apart: bool = False) -> Agent:
     """An agent on a new tiny model. Two tokens, an answer and its end, are what a trained agent gives; this one would
-    never end by itself."""
-    return Agent.load("tiny", ModelRef(str(make_tiny_model(folder))), SamplingParams(max_tokens=2))
+    never end by itself.
+
+    apart: make the model in another process. A client of servers has no torch in it, whose many objects would double
+    the cost of its garbage collections.
+    """
+    if apart:
+        subprocess.run(
+            [sys.executable, "-c", f"import {__name__} as e; e.make_tiny_model({str(folder)!r})"], check=True
+        )
+    else:
+        make_tiny_model(folder)
+    return Agent.load("tiny", ModelRef(str(folder)), SamplingParams(max_tokens=2))
 
 
-def make_tiny_model(folder: Path) -> Path:
+def make_tiny_model(folder: Path | str) -> Path:
     """A Llama of the demo's shape with random weights, and a tokenizer with one token a word."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -108,7 +120,7 @@ def make_tiny_model(folder: Path) -> Path:
         eos_token_id=2,
     )
     LlamaForCausalLM(shape).save_pretrained(folder, safe_serialization=True)
-    return folder
+    return Path(folder)
 
 
 def _part(digits: Sequence[str]) -> SubQuestion:

@@ -55,7 +55,7 @@ def http(settings: Settings) -> Http:
     calls, repeats = settings.calls_within(2048, 2, MOST_CALLS), settings.repeats or 7
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        agent, questions = tiny_agent(folder / "model"), distinct_questions(calls)
+        agent, questions = tiny_agent(folder / "model", apart=True), distinct_questions(calls)
         with vllm_server(folder / "model") as server:
             options = HttpConfig(servers=(server.url,))
             sampler = OpenAISampler(ServingConfig(backend="openai", http=options))
