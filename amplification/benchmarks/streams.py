@@ -1,19 +1,19 @@
-"""Batch by batch beside streams, on a tree of calls of different lengths: `python -m amplification.bench_stream`."""
+"""Batch by batch beside streams, on a tree of calls of different lengths."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import statistics
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from amplification.bench import make_tiny_model
+from amplification.benchmarks.base import Measured, Settings
+from amplification.benchmarks.episode import make_tiny_model
 from amplification.serving.base import Call, ModelRef, SamplingParams
-from amplification.serving.config import ServingConfig
 from amplification.serving.vllm import VLLMSampler
 
 DEPTH = 10
@@ -74,12 +74,31 @@ async def grow(ask: Ask, model: ModelRef, lengths: random.Random, depth: int, pa
         await asyncio.gather(*(grow(ask, model, seeds, depth - 1, child) for seeds, child in children))
 
 
-def measure(serving: ServingConfig, repeats: int = 7) -> dict[str, float]:
-    """Medians of interleaved repeats, in calls a second, and the median of the ratios of each pair."""
+@dataclass(frozen=True)
+class Streams(Measured):
+    """Medians over interleaved repeats, in calls per second, and the median of the ratios of each pair."""
+
+    batchwise_calls_per_second: float
+    streamed_calls_per_second: float
+    ratio: float
+    calls: int
+    repeats: int
+
+    def as_line(self) -> str:
+        return (
+            f"in batches {self.batchwise_calls_per_second:.0f} calls/s, in streams "
+            f"{self.streamed_calls_per_second:.0f} calls/s, ratio {self.ratio:.3f} "
+            f"({self.calls} calls of 1 to {LONGEST} tokens, medians of {self.repeats} repeats)"
+        )
+
+
+def streams_beside_batches(settings: Settings) -> Streams:
+    """Measure a tree of calls whose answers have different lengths, both ways, on one engine with the tiny model."""
     calls: int = (2**DEPTH - 1) * CALLS_PER_NODE
+    repeats = settings.repeats or 7
     with tempfile.TemporaryDirectory() as folder:
         model = ModelRef(str(make_tiny_model(Path(folder))))
-        sampler = VLLMSampler(serving)
+        sampler = VLLMSampler(settings.serving)
 
         def rate(ask: Ask) -> float:
             sampler.reset_prefix_cache()
@@ -94,8 +113,4 @@ def measure(serving: ServingConfig, repeats: int = 7) -> dict[str, float]:
             sampler.close()
     batchwise, streamed = (statistics.median(rates) for rates in zip(*pairs, strict=True))
     ratio = statistics.median(stream / batch for batch, stream in pairs)
-    return {"batchwise": batchwise, "streamed": streamed, "ratio": ratio, "calls": calls, "repeats": repeats}
-
-
-if __name__ == "__main__":
-    print(json.dumps({key: round(value, 3) for key, value in measure(ServingConfig()).items()}))
+    return Streams(batchwise, streamed, ratio, calls, repeats)
