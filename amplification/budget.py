@@ -11,6 +11,7 @@ more than so many workspaces.
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from functools import lru_cache
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -122,9 +123,14 @@ class Account:
         self.settle(child.calls, child.tokens, child.calls_spent, child.tokens_spent)
 
 
+_POWERS = (0, *(10**n for n in range(40)))
+
+
 def rounded(number: int) -> int:
     """Rounded down to a power of ten (0 stays 0), so that a budget shown to H does not spoil the memo."""
-    return 10 ** (len(str(number)) - 1) if number > 0 else 0
+    if number >= _POWERS[-1]:
+        return int(10 ** (len(str(number)) - 1))
+    return _POWERS[bisect_right(_POWERS, number) - 1] if number > 0 else 0
 
 
 @lru_cache(maxsize=4096)

@@ -46,7 +46,7 @@ class Desk:
             case Ask(subs):
                 if not subs:
                     return "the overseer asked nothing"
-                return self._stranger(pointer for sub in subs for pointer in sub.question.pointers)
+                return self._stranger([pointer for sub in subs for pointer in sub.question.pointers])
             case Look(pointer, start):
                 return self._stranger([pointer]) or ("the overseer looked before the beginning" if start < 0 else None)
             case Make(messages):
@@ -87,5 +87,7 @@ class Desk:
             self._sizes.setdefault(pointer, self.messages[pointer].size)
 
     def _stranger(self, pointers: Iterable[str]) -> str | None:
-        known = all(pointer in self._sizes for pointer in pointers)
-        return None if known else "the overseer referred to something that it was not given"
+        for pointer in pointers:
+            if pointer not in self._sizes:
+                return "the overseer referred to something that it was not given"
+        return None

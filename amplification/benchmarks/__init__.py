@@ -20,6 +20,7 @@ BENCHMARKS = MappingProxyType(
     {
         "throughput": "amplification.benchmarks.throughput:throughput",
         "http": "amplification.benchmarks.http:http",
+        "orchestration": "amplification.benchmarks.orchestration:orchestration",
     }
 )
 
