@@ -105,7 +105,7 @@ class Amplified:
         async with self.slots:
             for draw in range(place.draw, place.draw + TRIES):
                 node.steps = []
-                await self._execute(node, node.steps, place._replace(draw=draw), tree)
+                await self._execute(node, node.steps, Place(place.account, place.depth, draw), tree)
                 if not self.corrections.rejects(node.question, node.answer):
                     return
             _end(node, StopReason.REJECTED, Answer.failed("every answer was rejected"))

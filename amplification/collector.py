@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 # New objects until the youngest are looked through, and how many times that until the middle ones and all are: all,
-# once in ten million. What is in a cycle and old when it is let go waits that long, or for the episode's end.
-THRESHOLDS = (10_000, 10, 100)
+# once in a hundred million. What is in a cycle and old when it is let go waits that long, or for the episode's end.
+THRESHOLDS = (300_000, 20, 20)
 
 _lock = threading.Lock()
 _running = 0

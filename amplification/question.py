@@ -76,11 +76,23 @@ class Answer(Message):
         return self.failure is None
 
     def _parts(self) -> tuple[str, ...]:
-        return (self.kind, self.text, self.failure or "", *self.pointers)
+        failure = "" if self.failure is None else f"failure {self.failure}"
+        return (self.kind, self.text, failure, *self.pointers)
 
     def shown(self) -> str:
         """The answer as a workspace shows it: failures are visible and cannot be taken for an answer."""
         return self.text[:MAX_ANSWER_CHARS] if self.ok else f"[no answer: {self.failure}]"[:MAX_ANSWER_CHARS]
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written down: half a character (a lone surrogate), as JSON may hold one, cannot."""
+    if text.isascii():  # at once, and most texts are
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def with_pointers(text: str, count: int, write: Callable[[int], str]) -> str:

@@ -44,14 +44,15 @@ class Orchestration(Measured):
 
     def as_line(self) -> str:
         return (
-            f"{self.microseconds_per_call:.1f} us of processor time a call ({self.wall_microseconds_per_call:.1f} us wall), "
+            f"{self.microseconds_per_call:.1f} us of processor time a call, "
+            f"{self.wall_microseconds_per_call:.1f} us of wall time, "
             f"{self.peak_rss_mb:.0f} MB at most, {self.start_rss_mb:.0f} before; "
             f"an episode of {self.calls} calls, medians of {self.repeats}"
         )
 
 
 class Halving(Overseer):
-    """Counts a range by halves, down to single numbers, which it asks A: as many workspaces as calls, the hardest case."""
+    """Counts a range by halves, down to single numbers, which it asks A: as many workspaces as calls."""
 
     name = "halving ranges"
 
