@@ -81,8 +81,10 @@ def test_slots_are_kept_to_and_none_is_lost_when_waiters_are_cancelled(seed: int
         async with slots:
             inside += 1
             most = max(most, inside)
-            await asyncio.sleep(0)
-            inside -= 1
+            try:
+                await asyncio.sleep(0)
+            finally:
+                inside -= 1
             if depth and rng.random() < 0.6:
                 with slots.lent():
                     await asyncio.gather(*(work(depth - 1) for _ in range(2)))
