@@ -20,6 +20,7 @@ BENCHMARKS = MappingProxyType(
     {
         "throughput": "amplification.benchmarks.throughput:throughput",
         "http": "amplification.benchmarks.http:http",
+        "long-text": "amplification.benchmarks.long_text:long_text",
         "orchestration": "amplification.benchmarks.orchestration:orchestration",
     }
 )
