@@ -21,6 +21,7 @@ BENCHMARKS = MappingProxyType(
         "throughput": "amplification.benchmarks.throughput:throughput",
         "http": "amplification.benchmarks.http:http",
         "long-text": "amplification.benchmarks.long_text:long_text",
+        "reliability": "amplification.benchmarks.reliability:reliability",
         "orchestration": "amplification.benchmarks.orchestration:orchestration",
     }
 )

@@ -84,7 +84,7 @@ class LongTextMeasured(Measured):
             for e in self.episodes
         ]
         lines += [
-            f"  {i.error_rate:.0%} of A's answers wrong, {i.votes} votes: {i.answer} instead of {i.truth}, {i.calls} calls"
+            f"  {i.error_rate:.0%} of A's answers wrong, {i.votes} votes: {i.answer} for {i.truth}, {i.calls} calls"
             for i in self.imperfect
         ]
         return "\n".join(lines)
