@@ -90,9 +90,9 @@ def test_a_bad_script_file_is_named(tmp_path: Path, content: str) -> None:
 
 
 def test_an_unknown_back_end_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValidationError, match=r"'vlm' is not a serving back end.*vllm, transformers, scripted"):
+    with pytest.raises(ValidationError, match=r"'vlm' is not a serving back end.*vllm, openai, transformers, scripted"):
         ServingConfig(backend="vlm")
-    with pytest.raises(InputError, match=r"serving\.backend.*'vlm'.*vllm, transformers, scripted"):
+    with pytest.raises(InputError, match=r"serving\.backend.*'vlm'.*vllm, openai, transformers, scripted"):
         open_sampler(ServingConfig.model_construct(backend="vlm"))
 
 
