@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from amplification.agent import Agent
@@ -42,6 +43,8 @@ class Consultant:
         self, agent: Agent, dispatcher: Dispatcher, voting: Voting, corrections: Corrections, most_chars: int
     ) -> None:
         """`most_chars`: characters of one question to A, what it points to included."""
+        if voting.weights == "probability" and not agent.params.logprob:  # without them every sample would count as one
+            agent = replace(agent, params=replace(agent.params, logprob=True))
         self.agent, self.dispatcher, self.voting = agent, dispatcher, voting
         self.corrections, self.most_chars = corrections, most_chars
 

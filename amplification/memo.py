@@ -91,7 +91,7 @@ class Memo:
 
 
 def _completion(row: Any) -> Completion:
-    return Completion(row.text, row.prompt_tokens, row.completion_tokens, bool(row.finished))
+    return Completion(row.text, row.prompt_tokens, row.completion_tokens, bool(row.finished), row.logprob)
 
 
 def _row(key: Key, completion: Completion, scope: str) -> dict[str, object]:
@@ -105,5 +105,6 @@ def _row(key: Key, completion: Completion, scope: str) -> dict[str, object]:
         "prompt_tokens": completion.prompt_tokens,
         "completion_tokens": completion.completion_tokens,
         "finished": int(completion.finished),
+        "logprob": completion.logprob,
         "scope": scope,
     }

@@ -125,8 +125,9 @@ def reliability(settings: Settings) -> Reliability:
     """Both experiments, at least `QUESTIONS` questions a cell (`--calls` has no say, `--repeats` is times as many)."""
     questions = QUESTIONS * (settings.repeats or 1)
     cells = [_cell(rate, votes, depth, questions) for rate, votes, depth in product(ERROR_RATES, VOTES, DEPTHS)]
-    weighed = product((0.1, 0.2), (3, 5), ("majority", "probability"))
-    cells += [_mixed_cell(rate, votes, weights, 4, questions) for rate, votes, weights in weighed]  # type: ignore[arg-type]
+    for rate, votes in product((0.1, 0.2), (3, 5)):
+        cells.append(_mixed_cell(rate, votes, "majority", 4, questions))
+        cells.append(_mixed_cell(rate, votes, "probability", 4, questions))
     spent = tuple(_spent_cells(questions))
     within = sum(cell.low <= cell.predicted <= cell.high for cell in cells)
     return Reliability(tuple(cells), within, spent)
@@ -172,7 +173,7 @@ def _nothing_goes_wrong(at_the_top: bool, voting: Voting) -> float:
     chance = 1.0
     for depth in range(SPENT_DEPTH):
         votes, deepest = voting.samples_at(depth), depth == SPENT_DEPTH - 1
-        # Two leaves of six digits each give less than 100 in all but a few cases, more of them nearly always 100.
+        # Twelve digits hardly ever give 100. Above, most sums do; all count as such, which keeps this a lower bound.
         add = (0.002 if deepest else 0.05) if at_the_top else 0.01
         leaf = 0.002 if at_the_top else 0.01
         right = elected_right(add, votes, WRONG_ANSWERS, voting)
@@ -210,7 +211,7 @@ def _sum(question: str) -> str:
 def _asked(
     overseer: Overseer, rate: float | Callable[[str], float], voting: Voting, depth: int, questions: int
 ) -> tuple[int, int]:
-    """How many of the questions H^A answers right, and the calls and memo hits of one episode, rounded."""
+    """How many of the questions H^A answers right, and the mean calls of an episode (memo hits too), rounded."""
     rng = random.Random(f"reliability {depth}")
     sampler = Unreliable(ProgramSampler(_sum), rate, _wrong, seed=depth, logprob=_logprob)
     amplified = Amplified(overseer, AGENT, Dispatcher(sampler), LIMITS, voting, at_once=256)

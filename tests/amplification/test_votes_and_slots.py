@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,19 @@ from jinja2 import UndefinedError
 from pydantic import ValidationError
 
 import prompts
+from amplification.agent import Agent
+from amplification.amplified import Amplified
+from amplification.budget import Limits
 from amplification.collector import rare_collections
 from amplification.corrections import Corrections
+from amplification.dispatch import Dispatcher
 from amplification.memo import Memo
+from amplification.overseer import ProgramOverseer
 from amplification.question import Answer, Question
-from amplification.serving.base import Completion
+from amplification.serving.base import Call, Completion, ModelRef, SamplingParams
 from amplification.slots import Slots
 from amplification.store import Store
+from amplification.tasks import TASKS
 from amplification.voting import Voting
 
 ANSWERS = st.lists(st.sampled_from(["1", "2", "3", ""]), min_size=1, max_size=9)
@@ -43,6 +50,31 @@ def test_by_probability_one_sure_answer_outweighs_two_unsure_ones() -> None:
     assert Voting(weights="probability").elect(answers, logprobs).text == "1"
     assert Voting(weights="majority").elect(answers, logprobs).text == "2"
     assert Voting(weights="probability").elect(answers, [None, None, None]).text == "2"
+
+
+def test_votes_by_probability_ask_for_probabilities_and_keep_them_in_the_store(tmp_path: Path) -> None:
+    class Unsure:
+        def sample(self, calls: Sequence[Call]) -> list[Completion]:
+            assert all(call.params.logprob for call in calls)
+            return [
+                Completion("1" if call.sample == 0 else "2", 2, 1, logprob=-0.1 - 3 * call.sample) for call in calls
+            ]
+
+        def parameters(self, model: ModelRef) -> int:
+            return 1
+
+        def close(self) -> None:
+            pass
+
+    store, voting = Store.at(tmp_path / "s.sqlite"), Voting(samples=(3,), weights="probability")
+    agent = Agent("a", ModelRef("base"), "d", SamplingParams(temperature=1.0))
+    for hits in (0, 3):  # the second time all three are from the store, and weigh the same
+        dispatcher = Dispatcher(Unsure(), Memo(store, f"scope {hits}"))
+        amplified = Amplified(ProgramOverseer(TASKS), agent, dispatcher, Limits(), voting)
+        episode = asyncio.run(amplified.answer(Question("sum of 1 0")))
+        assert episode.answer.text == "2"  # A says 1 to both halves
+        assert episode.cost.memo_hits == 2 * hits
+    store.close()
 
 
 def test_the_last_number_of_samples_goes_for_all_that_is_deeper() -> None:
@@ -122,16 +154,16 @@ def test_a_memo_forgets_in_memory_what_its_store_keeps(tmp_path: Path) -> None:
     memo = Memo(store, "one", most=10)
     keys = [("a", f"prompt {n}", "p", 0) for n in range(50)]
     for key in keys:
-        memo.put([(key, Completion(key[1], 2, 1))])
+        memo.put([(key, Completion(key[1], 2, 1, logprob=-0.5))])
     assert len(memo._known) == 10
     for key in keys:
-        assert memo.get(key) == (Completion(key[1], 2, 1), True)
+        assert memo.get(key) == (Completion(key[1], 2, 1, logprob=-0.5), True)
     assert memo.get(("a", "prompt 50", "p", 0)) == (None, False)
     resumed = Memo(store, "one", most=10)
     resumed.load("a")
     for key in keys:  # what the same scope wrote before counts as a call the first time, whether in memory or not
-        assert resumed.get(key) == (Completion(key[1], 2, 1), False)
-        assert resumed.get(key) == (Completion(key[1], 2, 1), True)
+        assert resumed.get(key) == (Completion(key[1], 2, 1, logprob=-0.5), False)
+        assert resumed.get(key) == (Completion(key[1], 2, 1, logprob=-0.5), True)
     store.close()
 
 
