@@ -14,10 +14,7 @@ from amplification.episode import Cost, Node
 from amplification.messages import Messages, TooLong
 from amplification.question import Answer
 from amplification.serving.base import Call
-from amplification.voting import Voting
-
-# Samples of different draws never share a number: a draw has at most so many.
-MOST_SAMPLES = 1_000
+from amplification.voting import MOST_SAMPLES, Voting
 
 
 class _Poll(NamedTuple):

@@ -79,8 +79,9 @@ def test_votes_by_probability_ask_for_probabilities_and_keep_them_in_the_store(t
 
 def test_the_last_number_of_samples_goes_for_all_that_is_deeper() -> None:
     assert [Voting(samples=(5, 3, 1)).samples_at(depth) for depth in (0, 1, 2, 9)] == [5, 3, 1, 1]
-    with pytest.raises(ValidationError):
-        Voting(samples=())
+    for samples in ((), (0,), (3, -1), (1_001,)):
+        with pytest.raises(ValidationError):
+            Voting(samples=samples)
 
 
 @given(st.dictionaries(st.sampled_from("abcdef"), st.sampled_from("abcdef"), max_size=6), st.sampled_from("abcdef"))
