@@ -18,6 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from amplification.workspace import Left
 
+# Trees are written as nested JSON, which Python reads and writes by recursion; the budget halves at each level anyway.
+MOST_DEPTH = 100
+
 
 class Limits(BaseModel):
     """What one episode may use.
@@ -31,7 +34,7 @@ class Limits(BaseModel):
 
     calls: int = Field(default=1_000, ge=1)
     tokens: int = Field(default=1_000_000, ge=1)
-    depth: int = Field(default=12, ge=1)
+    depth: int = Field(default=12, ge=1, le=MOST_DEPTH)
     seconds: float = Field(default=600.0, gt=0)
     steps: int = Field(default=16, ge=1)
     workspace_chars: int = Field(default=4_000, ge=1)

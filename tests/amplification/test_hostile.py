@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from amplification.agent import Agent
 from amplification.amplified import Amplified
-from amplification.budget import Account, Limits
+from amplification.budget import MOST_DEPTH, Account, Limits
 from amplification.corrections import Corrections
 from amplification.dispatch import Dispatcher
 from amplification.episode import Episode, StopReason
@@ -273,3 +273,23 @@ def test_an_overseer_whose_model_fails_leaves_nothing_behind(seed: int) -> None:
     with accounts_watched() as accounts:
         asyncio.run(run())
     assert settled(accounts)
+
+
+def test_the_deepest_tree_that_limits_allow_is_answered_written_and_read(tmp_path: Path) -> None:
+    class Deeper(Overseer):
+        name = "deeper"
+
+        async def act(self, workspace: Workspace) -> Decision:
+            if workspace.exchanges:
+                return Decision(Reply(f"{workspace.exchanges[0].answer.text}+"))
+            more = workspace.left.depth > 0
+            return Decision(Ask(tuple(SubQuestion(Question("1"), recurse=more) for _ in range(1 + (not more)))))
+
+    limits = Limits(calls=10**12, tokens=10**12, depth=MOST_DEPTH)
+    amplified = Amplified(Deeper(), AGENT, Dispatcher(Slow()), limits)
+    episode = asyncio.run(amplified.answer(Question("start")))
+    assert episode.answer.text.count("+") == MOST_DEPTH + 1
+    check_replay(episode, None)
+    store = Store.at(tmp_path / "s.sqlite")
+    store.add_episodes("deep", [episode])
+    store.close()
