@@ -234,8 +234,8 @@ class Iteration:
         kept = better(before, after)
         if not kept:
             go_back(out, start)
-        share = 1 / max(1, len(before))
-        return {"kept": kept, "agreement_before": sum(before) * share, "agreement_after": sum(after) * share}
+        asked = max(1, len(before))
+        return {"kept": kept, "agreement_before": sum(before) / asked, "agreement_after": sum(after) / asked}
 
     def _evaluate(self, n: int, scope: str, agents: Mapping[str, Agent], amplified: Agent | None) -> Work:
         """Measure agents and, given one that has been trained, H^A with it, its robustness and its predecessor's."""
