@@ -103,7 +103,7 @@ class Consultant:
         try:
             outcomes = await self.dispatcher.complete(self.agent, calls)
             for outcome in outcomes:
-                used.add(outcome.cost())
+                outcome.add_to(used)
         finally:
             account.settle(len(calls), bound, used.calls, used.tokens)
         cost.add(used)

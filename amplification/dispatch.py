@@ -24,10 +24,21 @@ class Outcome:
     completion: Completion
     hit: bool
 
-    def cost(self) -> Cost:
-        """What this call used: nothing but a counted hit where the memo answered."""
+    def add_to(self, cost: Cost) -> None:
+        """Count what this call used: nothing but a hit where the memo answered."""
         tokens = self.completion.prompt_tokens + self.completion.completion_tokens
-        return Cost(memo_hits=1, tokens_saved=tokens) if self.hit else Cost(calls=1, tokens=tokens)
+        if self.hit:
+            cost.memo_hits += 1
+            cost.tokens_saved += tokens
+        else:
+            cost.calls += 1
+            cost.tokens += tokens
+
+    def cost(self) -> Cost:
+        """What this call used, alone."""
+        cost = Cost()
+        self.add_to(cost)
+        return cost
 
 
 UNDER_WAY = Outcome(Completion("", 0, 0, finished=False), hit=False)
