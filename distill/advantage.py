@@ -8,7 +8,7 @@ TRL's, except that an episode's score is given at its last token and never behin
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -82,3 +82,23 @@ class KLController:
         if self.target is not None:
             error = min(max(kl / self.target - 1, -MOST_CHANGE), MOST_CHANGE)
             self.coefficient *= 1 + error * episodes / self.horizon
+
+
+class Throttle:
+    """A hard bound on the KL from the reference: weights that went beyond it are put back to the last ones within."""
+
+    def __init__(self, most: float | None) -> None:
+        self.most = most  # nats an episode; None: no bound
+        self._within: list[torch.Tensor] = []
+
+    @torch.no_grad()
+    def passed(self, kl: float, trained: Sequence[torch.nn.Parameter]) -> bool:
+        """Whether weights with this mean KL are beyond the bound; those that are not are remembered."""
+        if self.most is None:
+            return False
+        if kl <= self.most:
+            self._within = [parameter.clone() for parameter in trained]
+            return False
+        for parameter, kept in zip(trained, self._within, strict=True):
+            parameter.copy_(kept)
+        return True

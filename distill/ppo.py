@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import tempfile
 import time
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from datasets import Dataset
 from transformers import DataCollatorWithPadding, GenerationConfig, PreTrainedTokenizerBase
 
@@ -60,7 +60,6 @@ def train_ppo(
     """
     if not questions:
         raise InputError("questions", "there is nothing to practise on", "give at least one question")
-    processes = PartialState()
     with quiet(), tempfile.TemporaryDirectory() as scratch:
         tokenizer = load_tokenizer(base)
         ensemble = RewardEnsemble.load(base, reward_folder)
@@ -92,9 +91,10 @@ def train_ppo(
         seconds = time.monotonic() - begun
         if any(not torch.isfinite(p).all() for p in policy.parameters()):
             raise StageError("PPO diverged: the agent's weights are not finite; lower distill.ppo.learning_rate")
-        if processes.is_main_process:
+        if trainer is None or trainer.accelerator.is_main_process:
             save_policy(policy, base, adapter_config, out)
-        processes.wait_for_everyone()
+        if trainer is not None:
+            trainer.accelerator.wait_for_everyone()
     members = len(ensemble.centre)
     history = trainer.history if trainer else []
     tokens = trainer.tokens if trainer else 0
@@ -103,6 +103,11 @@ def train_ppo(
         "parameters": parameters(policy),
         "reward_parameters": parameters(ensemble) // members,
     }
+
+
+def processes() -> int:
+    """How many processes share this training, as their launcher tells each of them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _every(seconds: float) -> Callable[[int], bool]:
@@ -166,7 +171,7 @@ def trl_arguments(
             output_dir=scratch,
             total_episodes=settings.episodes,
             # One batch at once, without accumulation: only then does TRL make an optimizer step for each minibatch.
-            per_device_train_batch_size=settings.batch // PartialState().num_processes,
+            per_device_train_batch_size=settings.batch // processes(),
             local_rollout_forward_batch_size=settings.batch,
             gradient_accumulation_steps=1,
             num_mini_batches=settings.minibatches,

@@ -8,7 +8,6 @@ clips no gradient, and collects garbage twice an update. tests/distill/test_ppo_
 
 from __future__ import annotations
 
-import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -20,11 +19,11 @@ import torch
 from transformers import PrinterCallback
 
 from amplification.errors import StageError
-from amplification.question import digest
 from distill import ppo_state
 from distill.actor_critic import ActorCritic
 from distill.advantage import (
     KLController,
+    Throttle,
     advantages_of,
     kl_of,
     policy_losses,
@@ -32,7 +31,8 @@ from distill.advantage import (
     value_losses,
     whitened,
 )
-from distill.rollout import Rollout, answer_positions, at_positions, chosen, gumbel, parts, roll_out
+from distill.draws import Draws
+from distill.rollout import Rollout, answer_positions, at_positions, chosen, parts, roll_out
 from distill.weights import padded
 
 with warnings.catch_warnings():
@@ -82,11 +82,7 @@ class Experience:
 
 
 class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
-    """TRL's PPOTrainer with its own loop. `prompts` are token ids; `score` rates finished answers.
-
-    Whatever is random is a function of the seed, the update and the row's place in the global batch: a run that was
-    killed and resumed, and one that is shared by several processes, draw the same.
-    """
+    """TRL's PPOTrainer with its own loop. `prompts` are token ids; `score` rates finished answers."""
 
     def __init__(
         self,
@@ -105,6 +101,9 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         self.prompts, self.score, self.settings, self.on_update = prompts, score, settings, on_update
         self.state_folder, self.keep_state = state_folder, keep_state
         self.controller = KLController(self.args.kl_coef, settings.kl_target, settings.kl_horizon)
+        self.throttle = Throttle(settings.max_kl)
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        self.draws = Draws(self.args.seed, len(prompts), self.args.batch_size, rank, world)
         self.history: list[dict[str, float]] = []
         self.tokens = 0
         self.update = 0
@@ -123,7 +122,8 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         while self.update < self.args.num_total_batches and not self.throttled:
             rollout = self.sample()
             experience = self.assess(rollout)
-            self.throttled = self._beyond(experience)
+            trained = [p for p in self.inner.policy.parameters() if p.requires_grad]
+            self.throttled = self.throttle.passed(self._mean(experience.kl.sum(1)), trained)
             if self.throttled:
                 break
             losses = self.improve(experience)
@@ -136,12 +136,9 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
 
     def sample(self) -> Rollout:
         """This process's share of the update's prompts, answered by the policy."""
-        prompts = [self.prompts[place] for place in self._mine(self._batch())]
+        prompts = [self.prompts[place] for place in self.draws.places(self.update)]
         vocabulary = self.inner.policy.config.vocab_size
-        noise = [
-            gumbel(self.args.batch_size, vocabulary, self._seed("draw", step))[self._mine(range(self.args.batch_size))]
-            for step in range(self.args.response_length)
-        ]
+        noise = self.draws.noise(self.update, self.args.response_length, vocabulary)
         tokenizer = self.processing_class
         with self._precision():
             rollout = roll_out(
@@ -186,12 +183,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         rows = experience.rollout.rows()
         steps = 0
         for epoch in range(self.args.num_ppo_epochs):
-            order = list(range(self.args.batch_size))
-            random.Random(self._seed("minibatches", epoch)).shuffle(order)
-            for start in range(0, len(order), self.args.mini_batch_size):
-                among = set(order[start : start + self.args.mini_batch_size])
-                world, rank = self.accelerator.num_processes, self.accelerator.process_index
-                mine = [place for place in range(len(rows)) if place * world + rank in among]
+            for mine in self.draws.minibatches(self.update, epoch, self.args.mini_batch_size):
                 for name, value in self._step(experience, rows, mine, check=steps == 0).items():
                     sums[name] = sums.get(name, 0.0) + value
                 steps += 1
@@ -200,7 +192,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
     def _step(
         self, experience: Experience, rows: Sequence[Sequence[int]], mine: Sequence[int], check: bool
     ) -> dict[str, float]:
-        """One optimizer step on the rows `mine` of this process. `check` compares log-probabilities with the sampler's."""
+        """One optimizer step on this process's rows `mine`. `check`: compare with the sampler's log-probabilities."""
         rollout, args = experience.rollout, self.args
         count = self._total(rollout.mask[list(mine)].sum().float())
         totals = torch.zeros(4)
@@ -249,28 +241,6 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
             # Behind a short answer's end there is nothing to predict; any place does, as the mask leaves it out.
             yield part, ids.to(device), positions.clamp(max=ids.shape[1] - 1).to(device)
 
-    def _batch(self) -> list[int]:
-        """Places of the update's prompts: epochs of shuffled prompts, one after the other."""
-        begin, found = self.update * self.args.batch_size, []
-        for place in range(begin, begin + self.args.batch_size):
-            epoch, within = divmod(place, len(self.prompts))
-            found.append(self._order(epoch)[within])
-        return found
-
-    def _order(self, epoch: int) -> list[int]:
-        if getattr(self, "_known_order", (None, []))[0] != epoch:
-            order = list(range(len(self.prompts)))
-            random.Random(f"{self.args.seed}/prompts/{epoch}").shuffle(order)
-            self._known_order = (epoch, order)
-        return self._known_order[1]
-
-    def _mine(self, places: Sequence[int]) -> list[int]:
-        """This process's share: every so-manieth."""
-        return list(places)[self.accelerator.process_index :: self.accelerator.num_processes]
-
-    def _seed(self, *what: object) -> int:
-        return int(digest(str(self.args.seed), str(self.update), *map(str, what))[:15], 16)
-
     def _total(self, tensor: torch.Tensor) -> torch.Tensor:
         if self.accelerator.num_processes == 1:
             return tensor
@@ -291,19 +261,6 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
                 f"the trainer's log-probabilities differ from the sampler's by {drift:.3g} nats (at most {limit}); "
                 "the two do not hold the same weights or do not compute alike"
             )
-
-    def _beyond(self, experience: Experience) -> bool:
-        """Whether the policy has gone beyond the throttle; it is then put back to where it was an update ago."""
-        if self.settings.max_kl is None:
-            return False
-        trained = [p for p in self.inner.policy.parameters() if p.requires_grad]
-        if self._mean(experience.kl.sum(1)) <= self.settings.max_kl:
-            self._within = [p.detach().clone() for p in trained]
-            return False
-        with torch.no_grad():
-            for parameter, kept in zip(trained, self._within, strict=True):
-                parameter.copy_(kept)
-        return True
 
     def _mean(self, rows: torch.Tensor) -> float:
         return float(self._total(rows.float().sum())) / self.args.batch_size

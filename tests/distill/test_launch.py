@@ -94,7 +94,7 @@ def test_two_processes_learn_what_one_learns(base: Path, reward: Path, tmp_path:
     with pytest.raises(KeyboardInterrupt):
         train_in_processes(base, None, reward, digits(), adapter, two, tmp_path / "two", 1, interrupt, state)
     assert not (tmp_path / "two").exists()
-    assert [folder.name for folder in state.glob("update-?")] >= ["update-2"]
+    assert list(state.glob("update-[2-5]"))
     begun: list[int] = []
     done = train_in_processes(
         base, None, reward, digits(), adapter, two, tmp_path / "two", 1, lambda d, _: begun.append(d), state
