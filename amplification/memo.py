@@ -10,8 +10,15 @@ from amplification.store import Store, memo_table
 Key = tuple[str, str, str, int]
 
 
-def key_of(agent: str, call: Call) -> Key:
-    return (agent, call.prompt, call.params.key(), call.sample)
+def keys_of(agent: str, calls: Sequence[Call]) -> list[Key]:
+    """The key of each call. The calls of one step mostly share their parameters, whose name is then made once."""
+    keys: list[Key] = []
+    params, name = None, ""
+    for call in calls:
+        if call.params is not params:
+            params, name = call.params, call.params.key()
+        keys.append((agent, call.prompt, name, call.sample))
+    return keys
 
 
 class Memo:

@@ -57,7 +57,10 @@ class Call:
 
 @dataclass(frozen=True)
 class Completion:
-    """What a model returned. `logprob` is the sum over the completion's tokens, None if not asked for.
+    """What a model returned.
+
+    `logprob` is the sum over the completion's tokens, its end included, of their natural log-probabilities in the
+    model's own distribution (temperature 1, before a nucleus or a schema's mask); None if not asked for.
 
     `error` says why this one call could not be answered (a prompt that is too long, say); the others of its batch are.
     """
