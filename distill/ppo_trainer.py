@@ -42,7 +42,7 @@ with warnings.catch_warnings():
     from trl.experimental.ppo import PPOTrainer as TrlPPOTrainer
     from trl.experimental.ppo import ppo_trainer as trl_ppo
 
-__all__ = ["Experience", "PPOConfig", "PPOTrainer", "Settings", "TrlPPOTrainer"]
+__all__ = ["Experience", "PPOConfig", "PPOTrainer", "Settings", "TrlPPOTrainer", "trl_ppo"]
 
 # How far the trainer's own log-probabilities may be from those that answers were drawn with, in nats: in single
 # precision, and where one of the two is computed in less.
