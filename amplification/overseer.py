@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from amplification.tasks.base import Task
+from amplification.question import Question
+from amplification.tasks.base import Task, TextTask
+from amplification.tasks.long_text import LongText
 from amplification.workspace import Action, GiveUp, Workspace
 
 NOT_UNDERSTOOD = "no task understands this question"
@@ -52,12 +54,17 @@ class Overseer(Protocol):
 class ProgramOverseer(Overseer):
     """H as a program: each task's own rules, and an honest refusal of what no task understands."""
 
-    def __init__(self, tasks: Mapping[str, Task]) -> None:
-        self.tasks = tasks
+    def __init__(self, tasks: Mapping[str, Task], texts: Sequence[TextTask] = (LongText(),)) -> None:
+        """`texts`: what it knows to do with questions that point to something, an attached file say."""
+        self.tasks, self.texts = tasks, texts
         self.name = "program:" + ",".join(tasks)
 
+    def task_for(self, question: Question) -> Task | TextTask | None:
+        """The task that understands a question, None if none does."""
+        if question.pointers:
+            return next((task for task in self.texts if task.understands(question)), None)
+        return next((task for task in self.tasks.values() if task.level_of(question.text) is not None), None)
+
     async def act(self, workspace: Workspace) -> Decision:
-        for task in self.tasks.values():
-            if task.level_of(workspace.question.text) is not None:
-                return Decision(task.act(workspace))
-        return Decision(GiveUp(NOT_UNDERSTOOD))
+        task = self.task_for(workspace.question)
+        return Decision(task.act(workspace) if task is not None else GiveUp(NOT_UNDERSTOOD))

@@ -1,7 +1,7 @@
 """PPO's episodes a second beside TRL's own loop, on one configuration in one process.
 
 The configuration: the demo's model, level 1 of all embedded tasks with a quarter of nonsense, batches of 64, the reward
-model an ensemble of two. TRL's loop is measured as it is, and again with its two garbage collections an update left out.
+model an ensemble of two. TRL's loop is measured as it is, and again without its two garbage collections an update.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from amplification.budget import Limits
 from amplification.serving.config import ServingConfig
+from amplification.voting import Voting
 
 
 class Settings(BaseModel):
@@ -145,5 +146,6 @@ class RunConfig(Settings):
     base: BaseConfig = BaseConfig()
     serving: ServingConfig = ServingConfig()
     limits: Limits = Limits()
+    voting: Voting = Voting()
     distill: DistillConfig = DistillConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

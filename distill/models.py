@@ -58,7 +58,8 @@ class Models:
     def judge(self, agent: Agent, scope: str) -> Judge:
         """H^A with this agent, asked on behalf of the stage `scope`."""
         overseer = ProgramOverseer(self.tasks)
-        return Judge(Amplified(overseer, agent, self.dispatcher(scope), self.config.limits), scope)
+        limits, voting = self.config.limits, self.config.voting
+        return Judge(Amplified(overseer, agent, self.dispatcher(scope), limits, voting), scope)
 
     def asker(self, agent: Agent, scope: str, cost: Cost | None = None) -> Ask:
         """The agent alone as a function from questions to answers; adds what it used to `cost`."""

@@ -22,6 +22,9 @@ BENCHMARKS = MappingProxyType(
         "http": "amplification.benchmarks.http:http",
         "ppo": "distill.benchmark:ppo",  # as text alone: this package imports nothing of that one
         "streams": "amplification.benchmarks.streams:streams_beside_batches",
+        "long-text": "amplification.benchmarks.long_text:long_text",
+        "reliability": "amplification.benchmarks.reliability:reliability",
+        "orchestration": "amplification.benchmarks.orchestration:orchestration",
     }
 )
 
