@@ -263,7 +263,8 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
             )
 
     def _mean(self, rows: torch.Tensor) -> float:
-        return float(self._total(rows.float().sum())) / self.args.batch_size
+        total, count = float(self._total(rows.float().sum())), int(self.args.batch_size)
+        return total / count
 
     def _record(self, experience: Experience, losses: Mapping[str, float]) -> None:
         rollout = experience.rollout

@@ -15,7 +15,7 @@ from distill.config import PPOSettings
 from distill.ensemble import RewardEnsemble
 from distill.ppo import make_optimizer, make_trainer, train_ppo, trl_arguments
 from distill.ppo_trainer import PPOTrainer, TrlPPOTrainer, trl_ppo
-from distill.rollout import answer_positions, chosen, gumbel, roll_out
+from distill.rollout import Rollout, answer_positions, chosen, gumbel, roll_out
 from distill.weights import load_merged, load_policy, load_tokenizer, prompt_ids, quiet, scorer_from
 from tests.distill.training import LINEAR, digits, silent
 
@@ -85,15 +85,20 @@ def test_trls_own_loop_gives_the_same_numbers(
     with quiet():
         mine = Parts(base, warm, reward, settings)
         trainer = mine.ours(tmp_path / "ours")
-        rollouts = []
+        rollouts: list[Rollout] = []
         sample = trainer.sample
-        monkeypatch.setattr(trainer, "sample", lambda: rollouts.append(sample()) or rollouts[-1])
+
+        def remembered() -> Rollout:
+            rollouts.append(sample())
+            return rollouts[-1]
+
+        monkeypatch.setattr(trainer, "sample", remembered)
         trainer.train()
 
         other = Parts(base, warm, reward, settings)
         oracle = other.theirs(tmp_path / "theirs")
         pad = int(other.tokenizer.pad_token_id)
-        batches = [_left_padded(rollout.prompts, pad) for rollout in rollouts]
+        batches: Any = [_left_padded(rollout.prompts, pad) for rollout in rollouts]
         oracle.dataloader = DataLoader(batches, batch_size=None)
         waiting = iter(rollouts)
 
