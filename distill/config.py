@@ -111,6 +111,11 @@ class PPOSettings(Settings):
     value_learning_rate: float = Field(default=1e-3, gt=0)
     critic_warmup: int = Field(default=4, ge=0)  # updates in which the critic alone learns
     answer_tokens: int = Field(default=1, ge=1)  # longest answer that is explored, its end not counted
+    entropy_bonus: float = Field(default=0.0, ge=0)
+    kl_target: float | None = Field(default=None, gt=0)  # nats an episode; the KL coefficient is moved towards it
+    max_kl: float | None = Field(default=None, gt=0)  # the throttle: training ends before the KL passes it
+    processes: int = Field(default=1, ge=1)  # that share each batch (accelerate's data parallelism)
+    checkpoint_seconds: float = Field(default=60.0, ge=0)  # between states from which a killed training carries on
 
 
 class DistillConfig(Settings):

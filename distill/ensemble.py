@@ -17,7 +17,8 @@ from distill.config import RewardConfig
 from distill.weights import answer_ids, load_tokenizer, padded, prompt_ids, quiet, require_safetensors
 
 CALIBRATION_FILE = "ensemble.json"
-ROWS_AT_ONCE = 256
+# Rows that go through a member together: small enough to stay in a processor's cache.
+ROWS_AT_ONCE = 64
 
 REMEDY = "run the reward stage again"
 
@@ -67,6 +68,16 @@ class _Members(torch.nn.Module):
             scorer: Any = member
             scores.append(scorer.score(scorer.base_model(**inputs).last_hidden_state).float())
         return SimpleNamespace(hidden_states=(torch.cat(scores, dim=-1),))
+
+    def at(self, ids: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+        """Raw scores [rows, members] at one token of each row. No attention mask: padding is on the right."""
+        rows = torch.arange(len(ids), device=ids.device)
+        scores = []
+        for member in self.members:
+            scorer: Any = member
+            hidden = scorer.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            scores.append(scorer.score(hidden[rows, last]).float())
+        return torch.cat(scores, dim=-1)
 
 
 class RewardEnsemble(torch.nn.Module):
@@ -124,20 +135,26 @@ class RewardEnsemble(torch.nn.Module):
         """The reward at each token, [rows, tokens, 1], from the backbone's [rows, tokens, members]."""
         return self.aggregate(((raw - self.centre) / self.scale).movedim(-1, 0)).unsqueeze(-1)
 
-    @torch.no_grad()
     def scores(self, questions: Sequence[str], answers: Sequence[str]) -> torch.Tensor:
         """Each member's centred score of each answer to each question, [members, n]."""
         prompts = prompt_ids(self.tokenizer, questions)
-        rows = [p + a for p, a in zip(prompts, answer_ids(self.tokenizer, answers), strict=True)]
+        return self.row_scores([p + a for p, a in zip(prompts, answer_ids(self.tokenizer, answers), strict=True)])
+
+    @torch.no_grad()
+    def row_scores(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Each member's centred score at the last token of each row of token ids, [members, n]."""
         raw = torch.zeros(len(rows), len(self.centre))
         order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
         for start in range(0, len(order), ROWS_AT_ONCE):
             part = order[start : start + ROWS_AT_ONCE]
             ids = padded([rows[index] for index in part], int(self.tokenizer.pad_token_id)).to(self.centre.device)
-            hidden = self.members(input_ids=ids, use_cache=False).hidden_states[-1]
-            last = torch.tensor([len(rows[index]) - 1 for index in part])
-            raw[part] = hidden[torch.arange(len(part)), last].cpu()
+            last = torch.tensor([len(rows[index]) - 1 for index in part], device=ids.device)
+            raw[part] = self.members.at(ids, last).cpu()
         return ((raw - self.centre.cpu()) / self.scale.cpu()).T
+
+    def rewards(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        """The conservative reward of each row of token ids (prompt and answer), [n]."""
+        return self.aggregate(self.row_scores(rows))
 
     def rate(self, questions: Sequence[str], answers: Sequence[str]) -> list[float]:
         """The conservative reward of each answer to each question."""

@@ -20,7 +20,7 @@ from distill.judgement import Judge
 from distill.ledger import generation_cost
 from distill.models import Ask, Models
 from distill.progress import Progress, Reporter
-from distill.stage import Done, Metrics, RunFolder, Work, exclusive
+from distill.stage import Done, Metrics, RunFolder, Work, exclusive, state_of
 
 # A cap on calls of the agent -> how many an attacker needed until its first failure, None if that was not enough.
 Attacker = Callable[[int], int | None]
@@ -207,13 +207,15 @@ class Iteration:
     def _ppo(self, n: int, base: Path, start: Path | None, labels: Path, reward: Path, found: list[str]) -> Work:
         def work(out: Path, progress: Progress) -> Metrics:
             from distill.curriculum import practice
+            from distill.launch import train_in_processes
             from distill.ppo import train_ppo
 
             distill = self.config.distill
+            train = train_ppo if distill.ppo.processes == 1 else train_in_processes
             share = distill.adversary.share if distill.adversary.enabled else 0.0
             prompts, attacked = practice(self.models.tasks, n, distill.ppo.episodes, share, found, self.config.seed)
-            metrics = train_ppo(
-                base, start, reward, prompts, distill.adapter, distill.ppo, out, self._seed(n), progress
+            metrics = train(
+                base, start, reward, prompts, distill.adapter, distill.ppo, out, self._seed(n), progress, state_of(out)
             )
             kept = self._kept(n, base, start, labels, out) if start else {"kept": True}
             return {**metrics, **kept, "prompts": len(prompts), "attacks": attacked}

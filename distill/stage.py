@@ -69,8 +69,17 @@ class RunFolder:
         seconds = time.monotonic() - started
         _write_done(partial, metrics, seconds)
         partial.replace(folder)
+        shutil.rmtree(state_of(folder), ignore_errors=True)
         self.reporter.finished(name, seconds, metrics)
         return Done(folder, metrics, seconds)
+
+
+def state_of(folder: Path) -> Path:
+    """Where a stage may keep what it needs to carry on after a kill; gone when the stage is complete.
+
+    Takes the stage's folder or the one that its work is given.
+    """
+    return folder.with_name(folder.name.removesuffix(".partial") + ".state")
 
 
 def read_done(folder: Path) -> Done:

@@ -20,6 +20,7 @@ BENCHMARKS = MappingProxyType(
     {
         "throughput": "amplification.benchmarks.throughput:throughput",
         "http": "amplification.benchmarks.http:http",
+        "ppo": "distill.benchmark:ppo",  # as text alone: this package imports nothing of that one
         "streams": "amplification.benchmarks.streams:streams_beside_batches",
         "long-text": "amplification.benchmarks.long_text:long_text",
         "reliability": "amplification.benchmarks.reliability:reliability",

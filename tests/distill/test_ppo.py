@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import gc
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
 from transformers import GenerationConfig
 
 from amplification.errors import InputError
 from distill.config import PPOSettings
-from distill.ppo import Buckets, PromptCollator, frozen_garbage, train_ppo
+from distill.ppo import train_ppo
 from distill.weights import load_merged, load_tokenizer, prompt_ids, save_policy
 from tests.distill.training import FULL, LINEAR, LORA, TASKS, digits, greedy, silent, spread
 
@@ -58,8 +56,8 @@ def test_everything_is_counted(base: Path, practised: tuple[Path, dict[str, Any]
     assert metrics["episodes"] == EPISODES
     assert metrics["tokens_per_episode"] == pytest.approx(each, abs=0.1)
     each = metrics["tokens_per_episode"]
-    assert metrics["forward_tokens"] == pytest.approx(EPISODES * each * 3)
-    assert metrics["train_tokens"] == pytest.approx(EPISODES * each * 2 * 2)
+    assert metrics["forward_tokens"] == pytest.approx(EPISODES * each * 2)
+    assert metrics["train_tokens"] == pytest.approx(EPISODES * each * 2)
     assert metrics["reward_tokens"] == pytest.approx(EPISODES * each * 2)
     assert metrics["parameters"] == sum(p.numel() for p in load_merged(base, None).parameters())
 
@@ -110,26 +108,6 @@ def test_fewer_questions_than_a_batch_are_enough(base: Path, reward: Path, tmp_p
         train_ppo(base, None, reward, [], LINEAR, SHORT, tmp_path, 1, silent)
 
 
-def test_every_prompt_has_its_turn_whatever_its_length() -> None:
-    rows = [{"input_ids": [1] * length} for length in range(1, 12)]
-    buckets = Buckets(Dataset.from_list(rows), PromptCollator(0), 4, 1)
-    epochs = [[batch["input_ids"] for batch in buckets] for _ in range(30)]
-    assert all(len(batches) == 2 and all(len(batch) == 4 for batch in batches) for batches in epochs)
-    seen = {int(length) for batches in epochs for batch in batches for length in (batch != 0).sum(dim=1)}
-    assert seen == set(range(1, 12))
-
-
 def test_nothing_is_printed(base: Path, reward: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train_ppo(base, None, reward, digits(), LINEAR, SHORT, tmp_path, 1, silent)
     assert capsys.readouterr() == ("", "")
-
-
-def test_collections_look_at_new_objects_alone() -> None:
-    frozen = gc.get_freeze_count()
-    with frozen_garbage():
-        assert gc.get_freeze_count() > frozen
-        cycle: list[Any] = []
-        cycle.append(cycle)
-        del cycle
-        assert gc.collect() > 0
-    assert gc.get_freeze_count() == 0

@@ -1,0 +1,43 @@
+"""ActorCritic: the policy with a value head on what it computes anyway, as one module."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from distill.rollout import gathered, kept_positions
+
+
+class ValueHead(torch.nn.Module):
+    """Values from the policy's last hidden states, at first 0 everywhere.
+
+    No gradient goes from here into the policy: an episode is a few tokens, so a baseline is all that is wanted, and a
+    critic with layers of its own would double the cost of training (docs/log.md has the two side by side).
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.score = torch.nn.Linear(width, 1, bias=False)
+        torch.nn.init.zeros_(self.score.weight)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[..., width] -> [...]."""
+        values: torch.Tensor = self.score(hidden.detach().float()).squeeze(-1)
+        return values
+
+
+class ActorCritic(torch.nn.Module):
+    """Wrapped and synchronised by accelerate as one module. Takes the place of TRL's `PolicyAndValueWrapper`."""
+
+    def __init__(self, policy: Any, value_model: ValueHead) -> None:
+        super().__init__()
+        self.policy, self.value_model = policy, value_model
+        self.is_gradient_checkpointing = getattr(policy, "is_gradient_checkpointing", False)
+
+    def forward(self, ids: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits [n, R, vocabulary] and values [n, R] at `positions` [n, R] of `ids` [n, T], padded on the right."""
+        columns, where = kept_positions(positions)
+        out = self.policy(input_ids=ids, use_cache=False, logits_to_keep=columns, output_hidden_states=True)
+        rows = torch.arange(len(ids), device=ids.device)[:, None]
+        return gathered(out.logits, where), self.value_model(out.hidden_states[-1][rows, positions])

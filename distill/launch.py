@@ -1,0 +1,146 @@
+"""Launch: PPO in several processes, through accelerate. The iteration starts them itself; nobody types a launcher.
+
+python -m distill.launch JOB.json     what each process runs
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from amplification.errors import InputError, StageError
+from distill.config import AdapterConfig, PPOSettings
+from distill.progress import Progress
+
+# Lines of what the processes wrote that are kept, to tell why they failed.
+LINES_KEPT = 200
+
+
+def train_in_processes(
+    base: str | Path,
+    adapter_in: str | Path | None,
+    reward_folder: str | Path,
+    questions: Sequence[str],
+    adapter_config: AdapterConfig,
+    settings: PPOSettings,
+    out: str | Path,
+    seed: int,
+    progress: Progress,
+    state: Path | None = None,
+) -> dict[str, Any]:
+    """`distill.ppo.train_ppo` in `settings.processes` processes; what it learns is the same within rounding.
+
+    Raises InputError if the batch cannot be shared out, StageError if a process dies (the others are then ended, and
+    the last written state is kept).
+    """
+    if settings.batch % settings.processes:
+        problem = f"'distill.ppo.batch' is {settings.batch}, which {settings.processes} processes cannot share"
+        raise InputError("configuration", problem, "make one a multiple of the other")
+    with tempfile.TemporaryDirectory() as folder:
+        job, result = Path(folder) / "job.json", Path(folder) / "metrics.json"
+        job.write_text(
+            json.dumps(
+                {
+                    "base": str(base),
+                    "adapter_in": str(adapter_in) if adapter_in else None,
+                    "reward_folder": str(reward_folder),
+                    "questions": list(questions),
+                    "adapter_config": adapter_config.model_dump(mode="json"),
+                    "settings": settings.model_dump(mode="json"),
+                    "out": str(out),
+                    "seed": seed,
+                    "state": str(state) if state else None,
+                    "result": str(result),
+                }
+            ),
+            encoding="utf-8",
+        )
+        _run(_command(settings.processes, job), progress, settings.episodes)
+        if not result.is_file():
+            raise StageError("PPO's processes ended without a result")
+        metrics: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
+        return metrics
+
+
+def _command(processes: int, job: Path) -> list[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return [*launcher, "-m", "distill.launch", str(job)]
+
+
+def _run(command: Sequence[str], progress: Progress, episodes: int) -> None:
+    """Follow the processes to their end. Lines that are a number alone are the episodes done so far."""
+    import torch
+
+    environment = dict(os.environ)
+    if not torch.cuda.is_available():
+        environment["ACCELERATE_USE_CPU"] = "true"
+    environment.setdefault("OMP_NUM_THREADS", "1")
+    said: list[str] = []
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    ) as process:
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                if line.strip().isdecimal():
+                    progress(int(line), episodes)
+                elif line.strip():
+                    said = [*said[-LINES_KEPT:], line.strip()]
+        except BaseException:
+            process.terminate()
+            raise
+    if process.returncode != 0:
+        raise StageError(f"a process of PPO failed (exit code {process.returncode}): {_reason(said)}")
+
+
+def _reason(said: Sequence[str]) -> str:
+    """What the processes said of their end: our own line, or the last line of the first traceback."""
+    ours = [line.partition("amplify: ")[2] for line in said if "amplify: " in line]
+    errors = [line for line in said if re.match(r"(\[rank\d+\]: )?[A-Za-z_.]*(Error|Exception)\b", line)]
+    return (ours or errors or list(said[-1:]) or ["it said nothing"])[0][:300]
+
+
+def work(job: Path) -> None:
+    """One process's part of a job; the main one writes the agent and the metrics."""
+    from distill.ppo import train_ppo
+
+    given = json.loads(job.read_text(encoding="utf-8"))
+    main = os.environ.get("RANK", "0") == "0"
+
+    def progress(done: int, total: int) -> None:
+        if main:
+            print(done, flush=True)
+
+    metrics = train_ppo(
+        given["base"],
+        given["adapter_in"],
+        given["reward_folder"],
+        given["questions"],
+        AdapterConfig.model_validate(given["adapter_config"]),
+        PPOSettings.model_validate(given["settings"]),
+        given["out"],
+        given["seed"],
+        progress,
+        Path(given["state"]) if given["state"] else None,
+    )
+    if main:
+        partial = Path(given["result"]).with_suffix(".partial")
+        partial.write_text(json.dumps(metrics), encoding="utf-8")
+        partial.replace(given["result"])
+
+
+if __name__ == "__main__":
+    from amplification.errors import AmplifyError
+
+    try:
+        work(Path(sys.argv[1]))
+    except AmplifyError as error:
+        print(f"amplify: {error}", flush=True)
+        sys.exit(error.exit_code)

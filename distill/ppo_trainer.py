@@ -1,0 +1,321 @@
+"""PPOTrainer: TRL's, with a training loop of our own in small steps: sample, score, advantages, update.
+
+All that this project takes from TRL's experimental parts is imported in this module. TRL's set-up, configuration and
+numerics are used. Its loop is not: it pads every row to the longest of its batch, computes logits and hidden states for
+every token, takes one optimizer step where minibatches are asked for and gradients are not accumulated, cannot resume,
+clips no gradient, and collects garbage twice an update. tests/distill/test_ppo_trainer.py holds it up as an oracle.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PrinterCallback
+
+from amplification.errors import StageError
+from distill import ppo_state
+from distill.actor_critic import ActorCritic
+from distill.advantage import (
+    KLController,
+    Throttle,
+    advantages_of,
+    kl_of,
+    policy_losses,
+    rewards_of,
+    value_losses,
+    whitened,
+)
+from distill.draws import Draws
+from distill.rollout import Rollout, answer_positions, at_positions, chosen, parts, roll_out
+from distill.weights import padded
+
+with warnings.catch_warnings():
+    # Known and wanted: the project pins the last TRL that has PPO, and keeps it behind this module.
+    warnings.filterwarnings("ignore", message="You are importing from 'trl.experimental'")
+    from trl.experimental.ppo import PPOConfig
+    from trl.experimental.ppo import PPOTrainer as TrlPPOTrainer
+    from trl.experimental.ppo import ppo_trainer as trl_ppo
+
+__all__ = ["Experience", "PPOConfig", "PPOTrainer", "Settings", "TrlPPOTrainer", "trl_ppo"]
+
+# How far the trainer's own log-probabilities may be from those that answers were drawn with, in nats: in single
+# precision, and where one of the two is computed in less.
+DRIFT, DRIFT_MIXED = 1e-2, 0.5
+
+# A score for each row of token ids (prompt, answer), [n].
+Score = Callable[[Sequence[Sequence[int]]], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What TRL's PPOConfig has no key for.
+
+    entropy_bonus: weight of the entropy in the loss. kl_target: nats an episode that the KL penalty's weight is moved
+    towards, over about `kl_horizon` episodes. max_kl: the throttle; training ends before the KL from the reference
+    passes it. part: rows that go through the model together.
+    """
+
+    entropy_bonus: float = 0.0
+    kl_target: float | None = None
+    kl_horizon: int = 10_000
+    max_kl: float | None = None
+    part: int = 64
+
+
+@dataclass(frozen=True)
+class Experience:
+    """A rollout with all that learning from it needs; each tensor is [n, R] but `scores` [n]."""
+
+    rollout: Rollout
+    reference: torch.Tensor
+    values: torch.Tensor
+    scores: torch.Tensor
+    kl: torch.Tensor
+    advantages: torch.Tensor
+    returns: torch.Tensor
+
+
+class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
+    """TRL's PPOTrainer with its own loop. `prompts` are token ids; `score` rates finished answers."""
+
+    def __init__(
+        self,
+        prompts: Sequence[Sequence[int]],
+        score: Score,
+        settings: Settings,
+        on_update: Callable[[int], None] = lambda episodes: None,
+        state_folder: Path | None = None,
+        keep_state: Callable[[int], bool] = lambda update: False,
+        **trl: Any,
+    ) -> None:
+        """`keep_state(update)` says whether to write the state after so many updates; `trl` goes to TRL's trainer."""
+        with _our_wrapper():
+            super().__init__(**trl)
+        self.remove_callback(PrinterCallback)
+        self.prompts, self.score, self.settings, self.on_update = prompts, score, settings, on_update
+        self.state_folder, self.keep_state = state_folder, keep_state
+        self.controller = KLController(self.args.kl_coef, settings.kl_target, settings.kl_horizon)
+        self.throttle = Throttle(settings.max_kl)
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        self.draws = Draws(self.args.seed, len(prompts), self.args.batch_size, rank, world)
+        self.history: list[dict[str, float]] = []
+        self.tokens = 0
+        self.update = 0
+        self.throttled = False
+
+    @property
+    def inner(self) -> ActorCritic:
+        """The policy and the critic without what accelerate wraps them in."""
+        model: ActorCritic = self.accelerator.unwrap_model(self.model)
+        return model
+
+    def train(self) -> None:
+        """All updates that are not done yet. Raises StageError for rewards or weights that are no numbers."""
+        self._resume()
+        self.model.train()
+        while self.update < self.args.num_total_batches and not self.throttled:
+            rollout = self.sample()
+            experience = self.assess(rollout)
+            trained = [p for p in self.inner.policy.parameters() if p.requires_grad]
+            self.throttled = self.throttle.passed(self._mean(experience.kl.sum(1)), trained)
+            if self.throttled:
+                break
+            losses = self.improve(experience)
+            self._record(experience, losses)
+            self.lr_scheduler.step()
+            self.update += 1
+            self.on_update(self.update * self.args.batch_size)
+            if self.state_folder is not None and self.keep_state(self.update):
+                self._save()
+
+    def sample(self) -> Rollout:
+        """This process's share of the update's prompts, answered by the policy."""
+        prompts = [self.prompts[place] for place in self.draws.places(self.update)]
+        vocabulary = self.inner.policy.config.vocab_size
+        noise = self.draws.noise(self.update, self.args.response_length, vocabulary)
+        tokenizer = self.processing_class
+        with self._precision():
+            rollout = roll_out(
+                self.inner,
+                prompts,
+                noise,
+                self.args.temperature,
+                tokenizer.eos_token_id,
+                tokenizer.pad_token_id,
+                self.settings.part,
+            )
+        self.tokens += rollout.tokens() * self.accelerator.num_processes
+        return rollout
+
+    @torch.no_grad()
+    def assess(self, rollout: Rollout) -> Experience:
+        """Scores, the reference's log-probabilities, and the advantages that follow."""
+        args, mask = self.args, rollout.mask
+        rows = rollout.rows()
+        scores = self.score(rows).float()
+        if not torch.isfinite(scores).all():
+            raise StageError("the reward model gives rewards that are no numbers; train it again (distill.reward)")
+        if args.missing_eos_penalty is not None:
+            scores = torch.where(rollout.ended, scores, scores - args.missing_eos_penalty)
+        reference, values = torch.zeros_like(rollout.logprobs), rollout.values
+        for part, ids, positions in self._parts(rows, rollout):
+            with self._precision():
+                logits = at_positions(self.ref_model, ids, positions)
+            reference[part] = chosen(logits.cpu(), rollout.answers[part], args.temperature)[0]
+        kl = torch.where(mask, kl_of(rollout.logprobs, reference, args.kl_estimator), 0.0)
+        rewards = rewards_of(scores, kl, mask, self.controller.coefficient)
+        if args.whiten_rewards:
+            mean = self._total((rewards * mask).sum()) / self._total(mask.sum().float())
+            rewards = torch.where(mask, whitened(rewards, mask, self._total) + mean, 0.0)
+        advantages = advantages_of(rewards, values, mask, args.gamma, args.lam)
+        returns = advantages + torch.where(mask, values, 0.0)
+        return Experience(rollout, reference, values, scores, kl, whitened(advantages, mask, self._total), returns)
+
+    def improve(self, experience: Experience) -> dict[str, float]:
+        """Epochs of minibatches, an optimizer step each. Returns mean losses."""
+        sums: dict[str, float] = {}
+        rows = experience.rollout.rows()
+        steps = 0
+        for epoch in range(self.args.num_ppo_epochs):
+            for mine in self.draws.minibatches(self.update, epoch, self.args.mini_batch_size):
+                for name, value in self._step(experience, rows, mine, check=steps == 0).items():
+                    sums[name] = sums.get(name, 0.0) + value
+                steps += 1
+        return {name: value / steps for name, value in sums.items()}
+
+    def _step(
+        self, experience: Experience, rows: Sequence[Sequence[int]], mine: Sequence[int], check: bool
+    ) -> dict[str, float]:
+        """One optimizer step on this process's rows `mine`. `check`: compare with the sampler's log-probabilities."""
+        rollout, args = experience.rollout, self.args
+        count = self._total(rollout.mask[list(mine)].sum().float())
+        totals = torch.zeros(4)
+        pieces = list(self._parts(rows, rollout, mine)) or list(self._parts(rows, rollout, [0]))
+        for place, (part, ids, positions) in enumerate(pieces):
+            last = place + 1 == len(pieces)
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                with self._precision():
+                    logits, values = self.model(ids, positions)
+                device = logits.device
+                answers, mask = rollout.answers[part].to(device), rollout.mask[part].to(device)
+                if not mine:  # another process has rows in this minibatch, and waits for a gradient from here
+                    mask = torch.zeros_like(mask)
+                old = rollout.logprobs[part].to(device)
+                logprobs, entropy = chosen(logits, answers, args.temperature)
+                change = torch.where(mask, logprobs - old, 0.0)
+                if check:
+                    self._check_drift(change)
+                surrogate = policy_losses(change.exp(), experience.advantages[part].to(device), args.cliprange)
+                error = value_losses(
+                    values,
+                    experience.values[part].to(device),
+                    experience.returns[part].to(device),
+                    args.cliprange_value,
+                )
+                sums = [(each * mask).sum() for each in (surrogate, error, entropy)]
+                loss = (sums[0] + args.vf_coef * sums[1] - self.settings.entropy_bonus * sums[2]) / count
+                # Gradients are averaged over processes, and `count` is that of all of them.
+                self.accelerator.backward(loss * self.accelerator.num_processes)
+                squares = 0.5 * change.detach().square().sum()
+                totals += torch.stack([*(s.detach() for s in sums), squares]).cpu()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        policy, value, entropy_, approx = (self._total(totals) / count.cpu()).tolist()
+        return {"loss/policy": policy, "loss/value": value, "entropy": entropy_, "approx_kl": approx}
+
+    def _parts(
+        self, rows: Sequence[Sequence[int]], rollout: Rollout, among: Sequence[int] | None = None
+    ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
+        """Places of rows, their token ids [n, T] padded on the right, and where their answers are predicted [n, R]."""
+        device = self.accelerator.device
+        longest = rollout.answers.shape[1]
+        for part in parts([len(row) for row in rows], self.settings.part, among):
+            ids = padded([rows[i] for i in part], self.processing_class.pad_token_id)
+            positions = answer_positions([rollout.prompts[i] for i in part], longest)
+            # Behind a short answer's end there is nothing to predict; any place does, as the mask leaves it out.
+            yield part, ids.to(device), positions.clamp(max=ids.shape[1] - 1).to(device)
+
+    def _total(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self.accelerator.num_processes == 1:
+            return tensor
+        total: torch.Tensor = self.accelerator.reduce(tensor.to(self.accelerator.device), "sum").to(tensor.device)
+        return total
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        """bf16 where it was asked for and the device has it."""
+        if self.args.bf16 and self.accelerator.device.type == "cuda":
+            return torch.autocast("cuda", dtype=torch.bfloat16)
+        return nullcontext()
+
+    def _check_drift(self, change: torch.Tensor) -> None:
+        drift = float(change.detach().abs().max()) if change.numel() else 0.0
+        limit = DRIFT_MIXED if self.args.bf16 else DRIFT
+        if not drift <= limit:
+            raise StageError(
+                f"the trainer's log-probabilities differ from the sampler's by {drift:.3g} nats (at most {limit}); "
+                "the two do not hold the same weights or do not compute alike"
+            )
+
+    def _mean(self, rows: torch.Tensor) -> float:
+        total, count = float(self._total(rows.float().sum())), int(self.args.batch_size)
+        return total / count
+
+    def _record(self, experience: Experience, losses: Mapping[str, float]) -> None:
+        rollout = experience.rollout
+        kl = self._mean(experience.kl.sum(1))
+        entry = {
+            "objective/scores": self._mean(experience.scores),
+            "objective/kl": kl,
+            "objective/entropy": self._mean(-(rollout.logprobs * rollout.mask).sum(1)),
+            "objective/unfinished": self._mean((~rollout.ended).float()),
+            "kl_coefficient": self.controller.coefficient,
+            **losses,
+        }
+        if not all(abs(value) < float("inf") for value in entry.values()):
+            raise StageError("PPO diverged: its losses are no numbers; lower distill.ppo.learning_rate")
+        self.history.append(entry)
+        self.controller.observe(kl, self.args.batch_size)
+
+    def _save(self) -> None:
+        """Write all that the next update depends on."""
+        if self.state_folder is None or not self.accelerator.is_main_process:
+            return
+        values = {
+            "update": self.update,
+            "rates": [group["lr"] for group in self.optimizer.param_groups],
+            "kl_coefficient": self.controller.coefficient,
+            "history": self.history,
+            "tokens": self.tokens,
+        }
+        ppo_state.write(self.state_folder, self.update, ppo_state.collect(self.inner, self.optimizer, values))
+
+    def _resume(self) -> None:
+        state = ppo_state.latest(self.state_folder) if self.state_folder is not None else None
+        if state is None:
+            return
+        try:
+            values = ppo_state.apply(state, self.inner, self.optimizer)
+        except ValueError as error:
+            raise StageError(f"{self.state_folder}: {error}; delete this folder to begin again") from error
+        self.update, self.history, self.tokens = values["update"], values["history"], values["tokens"]
+        self.controller.coefficient = values["kl_coefficient"]
+        self.lr_scheduler.last_epoch = self.update
+        for group, rate in zip(self.optimizer.param_groups, values["rates"], strict=True):
+            group["lr"] = rate
+
+
+@contextmanager
+def _our_wrapper() -> Iterator[None]:
+    """TRL's set-up wraps policy and critic in a class of its module; inside, in ours."""
+    theirs = trl_ppo.PolicyAndValueWrapper
+    trl_ppo.PolicyAndValueWrapper = ActorCritic
+    try:
+        yield
+    finally:
+        trl_ppo.PolicyAndValueWrapper = theirs

@@ -1,0 +1,193 @@
+"""The training loop: TRL's own as an oracle, and what goes wrong is found out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from amplification.errors import StageError
+from distill.actor_critic import ActorCritic, ValueHead
+from distill.config import PPOSettings
+from distill.ensemble import RewardEnsemble
+from distill.ppo import make_optimizer, make_trainer, train_ppo, trl_arguments
+from distill.ppo_trainer import PPOTrainer, TrlPPOTrainer, trl_ppo
+from distill.rollout import Rollout, answer_positions, chosen, gumbel, roll_out
+from distill.weights import load_merged, load_policy, load_tokenizer, prompt_ids, quiet, scorer_from
+from tests.distill.training import LINEAR, digits, silent
+
+SETTINGS = PPOSettings(
+    episodes=96, batch=16, minibatches=1, epochs=2, critic_warmup=0, learning_rate=2e-3, kl_coefficient=0.1
+)
+
+
+class Parts:
+    """Everything that a trainer is made of, the same each time."""
+
+    def __init__(self, base: Path, start: Path, reward: Path, settings: PPOSettings) -> None:
+        self.tokenizer = load_tokenizer(base)
+        self.ensemble = RewardEnsemble.load(base, reward)
+        self.policy: Any = load_policy(base, start, LINEAR, 1)
+        self.reference: Any = load_merged(base, start).requires_grad_(False)
+        self.value: Any = ValueHead(self.reference.config.hidden_size)
+        self.prompts = prompt_ids(self.tokenizer, digits())
+        self.settings = settings
+
+    def ours(self, scratch: Path, **more: Any) -> PPOTrainer:
+        optimizers = make_optimizer(self.policy, self.value, LINEAR, self.settings)
+        return make_trainer(
+            self.policy,
+            self.reference,
+            self.value,
+            self.ensemble,
+            self.prompts,
+            self.tokenizer,
+            optimizers,
+            self.settings,
+            str(scratch),
+            1,
+            **more,
+        )
+
+    def theirs(self, scratch: Path) -> Any:
+        """TRL's trainer, with a critic that says 0 and learns nothing."""
+        value: Any = scorer_from(self.reference, int(self.tokenizer.pad_token_id), LINEAR, zero_head=True)
+        settings = self.settings.model_copy(update={"value_learning_rate": 1e-12})
+        optimizers = make_optimizer(self.policy, value, LINEAR, settings)
+        arguments = trl_arguments(
+            self.policy,
+            self.reference,
+            value,
+            self.ensemble,
+            self.prompts,
+            self.tokenizer,
+            optimizers,
+            settings,
+            str(scratch),
+            1,
+        )
+        return TrlPPOTrainer(**arguments)
+
+
+def weights(model: Any) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_trls_own_loop_gives_the_same_numbers(
+    base: Path, warm: Path, reward: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Same prompts and the same draws: then the same scores, KL, losses and, after all updates, the same weights."""
+    settings = SETTINGS.model_copy(update={"value_learning_rate": 1e-12})
+    with quiet():
+        mine = Parts(base, warm, reward, settings)
+        trainer = mine.ours(tmp_path / "ours")
+        rollouts: list[Rollout] = []
+        sample = trainer.sample
+
+        def remembered() -> Rollout:
+            rollouts.append(sample())
+            return rollouts[-1]
+
+        monkeypatch.setattr(trainer, "sample", remembered)
+        trainer.train()
+
+        other = Parts(base, warm, reward, settings)
+        oracle = other.theirs(tmp_path / "theirs")
+        pad = int(other.tokenizer.pad_token_id)
+        batches: Any = [_left_padded(rollout.prompts, pad) for rollout in rollouts]
+        oracle.dataloader = DataLoader(batches, batch_size=None)
+        waiting = iter(rollouts)
+
+        def generation(model: Any, queries: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
+            rollout = next(waiting)
+            whole = torch.cat([queries, rollout.answers], dim=1)
+            with torch.no_grad():
+                out = trl_ppo.forward(model, whole, pad)
+            return whole, out.logits[:, queries.shape[1] - 1 : -1] / settings.temperature
+
+        monkeypatch.setattr(trl_ppo, "batch_generation", generation)
+        logged: list[dict[str, float]] = []
+        monkeypatch.setattr(oracle, "log", logged.append)
+        monkeypatch.setattr(oracle.accelerator, "print", lambda *_: None)
+        oracle.train()
+    assert len(logged) == len(trainer.history) == 6
+    for theirs, ours in zip(logged, trainer.history, strict=True):
+        for name in ("objective/scores", "objective/kl", "objective/entropy"):
+            assert ours[name] == pytest.approx(theirs[name], abs=2e-4), name
+        assert ours["loss/policy"] == pytest.approx(theirs["loss/policy_avg"], abs=2e-4)
+        assert ours["entropy"] == pytest.approx(theirs["policy/entropy_avg"], abs=0.05)  # theirs counts padding, too
+    start = weights(load_merged(base, warm))
+    moved = float((weights(mine.policy) - start).norm())
+    assert moved > 0.1
+    # Muon's steps are as long whatever the gradient, so rounding in small gradients shows.
+    assert float((weights(mine.policy) - weights(other.policy)).norm()) < 0.15 * moved
+
+
+def _left_padded(prompts: Any, pad: int) -> dict[str, torch.Tensor]:
+    width = max(map(len, prompts))
+    return {"input_ids": torch.tensor([[pad] * (width - len(row)) + list(row) for row in prompts])}
+
+
+def test_draws_have_the_log_probabilities_of_a_plain_forward_pass(base: Path, warm: Path) -> None:
+    """Prompts of many lengths in one part: padding in front of an answer must not be looked at."""
+    tokenizer = load_tokenizer(base)
+    policy = load_merged(base, warm)
+    texts = ["sum of 3", "sum of 1 2 3 4 5 6 7 8", "True and False is", "add up 1 2"]
+    prompts = prompt_ids(tokenizer, texts)
+    noise = [gumbel(len(prompts), policy.config.vocab_size, seed) for seed in range(4)]
+    model = ActorCritic(policy, ValueHead(policy.config.hidden_size))
+    together = roll_out(model, prompts, noise, 1.7, -1, int(tokenizer.pad_token_id), 8)  # no token ends it
+    assert together.mask.all()
+    for row, prompt, drawn, logprobs in zip(together.rows(), prompts, together.answers, together.logprobs, strict=True):
+        with torch.no_grad():
+            logits = policy(input_ids=torch.tensor([row])).logits
+        plain = logits[:, answer_positions([prompt], 4)[0]]
+        expected, _ = chosen(plain, drawn[None], 1.7)
+        assert logprobs.tolist() == pytest.approx(expected[0].tolist(), abs=1e-4)
+
+
+def test_rewards_that_are_no_numbers_end_training(
+    base: Path, warm: Path, reward: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RewardEnsemble, "rewards", lambda self, rows: torch.full((len(rows),), float("nan")))
+    with pytest.raises(StageError, match="no numbers"):
+        train_ppo(base, warm, reward, digits(), LINEAR, SETTINGS, tmp_path, 1, silent)
+
+
+def test_a_sampler_with_other_weights_is_found_out(base: Path, warm: Path, reward: Path, tmp_path: Path) -> None:
+    with quiet():
+        trainer = Parts(base, warm, reward, SETTINGS).ours(tmp_path)
+        rollout = trainer.sample()
+        with torch.no_grad():
+            for parameter in trainer.inner.policy.parameters():
+                parameter.mul_(1.01)
+        with pytest.raises(StageError, match="differ from the sampler's"):
+            trainer.improve(trainer.assess(rollout))
+
+
+def test_the_throttle_bounds_the_kl(base: Path, warm: Path, reward: Path, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"episodes": 640, "batch": 32, "learning_rate": 1e-2, "kl_coefficient": 0.0})
+    free = train_ppo(base, warm, reward, digits(), LINEAR, settings, tmp_path / "free", 1, silent)
+    assert free["kl"] > 0.3
+    bound = settings.model_copy(update={"max_kl": 0.05})
+    held = train_ppo(base, warm, reward, digits(), LINEAR, bound, tmp_path / "held", 1, silent)
+    assert held["throttled"]
+    assert not free["throttled"]
+    with quiet():
+        trainer = Parts(base, tmp_path / "held", reward, settings).ours(tmp_path / "again")
+        trainer.ref_model = load_merged(base, warm)
+        kl = trainer.assess(trainer.sample()).kl.sum(1).mean()
+    assert float(kl) < 0.1  # another sample of the same policy
+
+
+def test_the_kl_penalty_is_moved_to_its_target(base: Path, warm: Path, reward: Path, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"episodes": 960, "batch": 32, "kl_target": 1e-6})
+    with quiet():
+        trainer = Parts(base, warm, reward, settings).ours(tmp_path)
+        trainer.train()
+    coefficients = [entry["kl_coefficient"] for entry in trainer.history]
+    assert coefficients[-1] > coefficients[2] > 0
