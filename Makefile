@@ -19,7 +19,7 @@ test: $(READY)
 	$(BIN)/python -m pytest
 
 bench: $(READY)
-	$(BIN)/amplify bench throughput
+	$(BIN)/amplify bench all
 
 format: $(READY)
 	$(BIN)/ruff format .

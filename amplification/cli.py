@@ -3,7 +3,7 @@
     amplify run [CONFIG] [--out FOLDER] [--until STAGE | --only STAGE] [--KEY VALUE ...]
     amplify ask --run FOLDER QUESTION [--direct]
     amplify report FOLDER
-    amplify bench throughput [--json] [--run FOLDER]
+    amplify bench NAME [--json] [--run FOLDER]
 
 Without CONFIG, `run` takes the embedded demo.yaml; every key of a configuration is also an option, for example
 `--distill.ppo.learning-rate 1e-4`. `amplify COMMAND --help` lists a command's options.
@@ -18,11 +18,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 from pydantic import ValidationError
 
+from amplification.benchmarks import ALL, BENCHMARKS, BenchOptions, Settings, measure
 from amplification.errors import AmplifyError, InputError
 from amplification.options import WHERE, parse
 from distill.config import RunConfig
@@ -82,22 +83,6 @@ class ReportOptions:
 
     run: Annotated[Path, tyro.conf.Positional]
     """Folder of the run."""
-
-
-@dataclass(frozen=True)
-class BenchOptions:
-    """Measure; the figures are ratios within one run, so they carry over between machines."""
-
-    what: Annotated[Literal["throughput"], tyro.conf.Positional]
-    """throughput: calls per second of one H^A episode beside vLLM's own LLM.generate on the same prompts."""
-    run: Path | None = None
-    """Folder of a run whose last agent is measured; a tiny model is made if not given."""
-    calls: int = 2048
-    """Agent calls of one episode, all distinct."""
-    repeats: int = 5
-    """Interleaved repeats; the medians are told."""
-    json: bool = False
-    """One JSON object on standard output."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -187,15 +172,23 @@ def _report(args: list[str]) -> int:
 
 def _bench(args: list[str]) -> int:
     options = _options(BenchOptions, args, "bench")
-    if options.repeats < 1:
+    if options.repeats is not None and options.repeats < 1:
         raise InputError(WHERE, f"--repeats is {options.repeats}", "give a number from 1 on")
 
     serving = _config_of(options.run).serving if options.run else load_config().serving
-    with _output_to_errors():
-        from amplification.bench import throughput
+    settings = Settings(serving, options.run, options.calls, options.repeats)
+    names = list(BENCHMARKS) if options.what == ALL else [options.what]
+    figures: dict[str, dict[str, object]] = {}
+    for name in names:
+        with _output_to_errors():
+            measured = measure(name, settings)
+        figures[name] = measured.as_dict()
+        if not options.json:
+            print(f"{name}: {measured.as_line()}", flush=True)
+    if options.json:
+        import json
 
-        measured = throughput(serving, options.run, options.calls, options.repeats)
-    print(measured.as_json() if options.json else measured.as_line())
+        print(json.dumps(figures if options.what == ALL else figures[options.what]))
     return 0
 
 

@@ -229,7 +229,7 @@ def test_report_refuses_a_run_that_has_none(finished_run: Path, capsys: pytest.C
 
 
 def test_bench_prints_one_json_object(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = pytest.importorskip("amplification.bench")
+    bench = pytest.importorskip("amplification.benchmarks.throughput")
 
     def measured(*_: Any) -> Any:
         print("a library talks")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -13,10 +14,54 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 SAMPLERS = MappingProxyType(
     {
         "vllm": "amplification.serving.vllm:VLLMSampler",
+        "openai": "amplification.serving.openai:OpenAISampler",
         "transformers": "amplification.serving.transformers:TransformersSampler",
         "scripted": "amplification.serving.scripted:ScriptedSampler",
     }
 )
+
+
+class HttpConfig(BaseModel):
+    """Servers that answer OpenAI's /v1/completions, for the back end `openai`. docs/how-to/serve.md says how.
+
+    servers: base URLs such as http://127.0.0.1:8000/v1. Requests go to the one with the least under way.
+    model: the name that the servers have for the base model; None is the base's own folder or hub name.
+    api_key_env: NAME of the environment variable that holds the servers' key. The key itself belongs in no file.
+    dialect: `vllm` uses vLLM's extensions: exact token counts for each prompt, and none of the model's own sampling
+    defaults. `openai` keeps to fields that every server knows: a request's tokens are shared out by length of text.
+    own_seeds: a call at a temperature above 0 is a request of its own with a seed of its own, so that its draw depends
+    on nothing else; false lets such calls travel together, far faster, and a draw cannot be repeated.
+    requests_under_way: for each server. timeout: seconds for one request.
+    retries: bad answers (5xx, a timeout, a body that is cut or wrong) that one request may meet and be asked again.
+    deadline: seconds that a request may go on failing, whatever the reason: servers that are down or say that they are
+    busy (429, 503) cost no retry.
+    parameters: number of the model's parameters, for the ledger; None reads it from the model's folder.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    servers: tuple[str, ...] = ("http://127.0.0.1:8000/v1",)
+    model: str | None = None
+    api_key_env: str | None = None
+    dialect: Literal["vllm", "openai"] = "vllm"
+    own_seeds: bool = True
+    prompts_per_request: int = Field(default=128, ge=1, le=1024)
+    requests_under_way: int = Field(default=8, ge=1)
+    timeout: float = Field(default=120, gt=0)
+    retries: int = Field(default=5, ge=0)
+    deadline: float = Field(default=300, gt=0)
+    parameters: int | None = Field(default=None, ge=1)
+
+    @field_validator("servers")
+    @classmethod
+    def _are_urls(cls, servers: tuple[str, ...]) -> tuple[str, ...]:
+        if not servers or len(set(servers)) < len(servers):
+            raise ValueError("must name at least one server, and none twice")
+        for server in servers:
+            parts = urlsplit(server)
+            if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
+                raise ValueError(f"'{server}' is not a base URL such as http://127.0.0.1:8000/v1")
+        return servers
 
 
 class ServingConfig(BaseModel):
@@ -30,6 +75,7 @@ class ServingConfig(BaseModel):
     enforce_eager: None compiles on a GPU only (on a CPU compiling costs half a minute a start).
     seed: draws at a temperature above 0 depend on it, the prompt and the call's `sample`, not on their batch.
     script: for the scripted back end, a JSON file that maps prompts to completions.
+    http: for the openai back end.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -46,6 +92,7 @@ class ServingConfig(BaseModel):
     enforce_eager: bool | None = None
     seed: int = Field(default=0, ge=0)
     script: Path | None = None
+    http: HttpConfig = HttpConfig()
 
     @field_validator("backend")
     @classmethod
