@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from amplification.question import digest
@@ -12,9 +13,11 @@ from amplification.serving.base import Call, SamplingParams
 def draw_seed(seed: int, call: Call) -> int:
     """The seed of one draw: a function of the run's seed, the prompt, the parameters and the sample.
 
-    Not of the model: its name holds a path, and a run must not depend on the folder it is in.
+    Not of whether log-probabilities are asked for. Not of the model: its name holds a path, and a run must not depend
+    on the folder it is in.
     """
-    return int(digest(str(seed), call.prompt, call.params.key(), str(call.sample))[:15], 16)
+    params = replace(call.params, logprob=False)
+    return int(digest(str(seed), call.prompt, params.key(), str(call.sample))[:15], 16)
 
 
 def own_draws(params: SamplingParams, seeds: Sequence[int]) -> Any:

@@ -23,11 +23,13 @@ class ScriptedSampler:
         answers: Mapping[str, str] | Callable[[Call], str] | None = None,
         fail_at: Sequence[int] = (),
         parameters: int = 1_000,
+        logprobs: Callable[[Call], float] | None = None,
     ) -> None:
         self.answers = answers if answers is not None else _read_script(settings)
         self.fail_at = frozenset(fail_at)
         self.batches: list[list[Call]] = []
         self.closed = False
+        self._logprobs = logprobs or (lambda call: 0.0)
         self._parameters = parameters
 
     @property
@@ -58,10 +60,11 @@ class ScriptedSampler:
             reason = "no scripted answer" if isinstance(error, KeyError) else str(error)
             return Completion("", prompt_tokens, 0, finished=False, error=reason)
         words = text.split()
+        logprob = self._logprobs(call) if call.params.logprob else None
         kept = words[: call.params.max_tokens]
         if len(kept) < len(words):
-            return Completion(" ".join(kept), prompt_tokens, len(kept), finished=False)
-        return Completion(text.strip(), prompt_tokens, len(words))
+            return Completion(" ".join(kept), prompt_tokens, len(kept), finished=False, logprob=logprob)
+        return Completion(text.strip(), prompt_tokens, len(words), logprob=logprob)
 
 
 def _read_script(settings: ServingConfig | None) -> Mapping[str, str]:

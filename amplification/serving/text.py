@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+# Texts remembered, at most.
+MOST_KNOWN = 50_000
+
 
 class Text:
     """A model's own tokenizer, and what of a prompt the model cannot take.
@@ -15,6 +18,7 @@ class Text:
 
     def __init__(self, tokenizer: Any, max_model_len: int, vocabulary: int) -> None:
         self.tokenizer, self.max_model_len, self.vocabulary = tokenizer, max_model_len, vocabulary
+        self._known: dict[tuple[int, ...], str] = {}
         self._fast = getattr(tokenizer, "backend_tokenizer", None)
         if self._fast is not None:  # what a tokenizer.json may carry from training
             self._fast.no_padding()
@@ -36,12 +40,13 @@ class Text:
             return "the prompt has a token that the model does not know"
         return None
 
-    def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """Texts without special tokens, stripped. Short answers repeat a great deal: each distinct one is read once."""
+    def decode(self, rows: Sequence[Sequence[int]], strip: bool = True) -> list[str]:
+        """Texts without special tokens. Short answers repeat a great deal: each distinct one is read once."""
         keys = [tuple(row) for row in rows]
-        distinct = list(dict.fromkeys(keys))
-        if not distinct:
-            return []
-        texts = self.tokenizer.batch_decode([list(key) for key in distinct], skip_special_tokens=True)
-        known = {key: text.strip() for key, text in zip(distinct, texts, strict=True)}
-        return [known[key] for key in keys]
+        if len(self._known) > MOST_KNOWN:
+            self._known.clear()
+        distinct = [key for key in dict.fromkeys(keys) if key not in self._known]
+        if distinct:
+            texts = self.tokenizer.batch_decode([list(key) for key in distinct], skip_special_tokens=True)
+            self._known.update(zip(distinct, texts, strict=True))
+        return [self._known[key].strip() if strip else self._known[key] for key in keys]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from amplification.errors import InputError, ServingError
 from amplification.serving.base import Call, Completion, ModelRef, SamplingParams
@@ -12,7 +12,11 @@ from amplification.serving.checkpoint import Checkpoint, Shelf, weights
 from amplification.serving.config import ServingConfig
 from amplification.serving.draws import draw_seed, own_draws
 from amplification.serving.process import same_random_state
+from amplification.serving.schema import Guide, Schemas, unpacked
 from amplification.serving.text import Text
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass
@@ -21,9 +25,19 @@ class Loaded:
 
     model: Any
     text: Text
+    schemas: Schemas
     ends: frozenset[int]
     pad: int
     holds: ModelRef
+
+
+@dataclass
+class Row:
+    """What a model made of one prompt: its tokens with their end, the sum of their log-probabilities if asked for."""
+
+    tokens: list[int]
+    logprob: float | None = None
+    dead: bool = False
 
 
 class TransformersSampler:
@@ -40,7 +54,8 @@ class TransformersSampler:
     def sample(self, calls: Sequence[Call]) -> list[Completion]:
         """One completion a call, in order; a prompt that cannot be served gives a completion with an `error`.
 
-        Raises InputError for a bad model or adapter folder before anything is asked, ServingError if a model fails.
+        Raises InputError for a bad model or adapter folder before anything is asked and for a schema that the model
+        cannot write, ServingError if a model fails.
         """
         models = dict.fromkeys(call.model for call in calls)
         for model in models:
@@ -98,10 +113,8 @@ class TransformersSampler:
                     done[i] = _completion(loaded, row, len(ids), params)
         return done
 
-    def _generate(
-        self, loaded: Loaded, prompts: list[list[int]], calls: Sequence[Call], longest: int
-    ) -> list[list[int]]:
-        """New token ids of each prompt, the end token included and nothing after it."""
+    def _generate(self, loaded: Loaded, prompts: list[list[int]], calls: Sequence[Call], longest: int) -> list[Row]:
+        """New tokens of each prompt, the end token included and nothing after it."""
         import torch
         from transformers import GenerationConfig
 
@@ -118,11 +131,15 @@ class TransformersSampler:
 
         def met(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
             # The library's own criterion does not work with tokenizers whose tokens are words.
-            texts = loaded.text.decode(input_ids[:, width:].tolist())
+            texts = loaded.text.decode(input_ids[:, width:].tolist(), strip=False)
             found = [any(stop in text for stop in params.stop) for text in texts]
             return torch.tensor(found, device=input_ids.device)
 
         processors = own_draws(params, [draw_seed(self.settings.seed, call) for call in calls])
+        guided = None
+        if params.json_schema is not None:
+            guided = _Guided([loaded.schemas.guide(params.json_schema) for _ in calls])
+            processors.insert(0, guided)
         with torch.inference_mode():
             made = loaded.model.generate(
                 input_ids=ids,
@@ -130,8 +147,42 @@ class TransformersSampler:
                 generation_config=asked,
                 logits_processor=processors,
                 stopping_criteria=[met] if params.stop else None,
+                return_dict_in_generate=True,
+                output_logits=params.logprob,
             )
-        return [_cut(row, loaded, bool(params.stop)) for row in made[:, width:].tolist()]
+        rows = [Row(_cut(row, loaded, bool(params.stop))) for row in made.sequences[:, width:].tolist()]
+        for i, row in enumerate(rows):
+            row.dead = guided is not None and i in guided.dead
+            if params.logprob:
+                chosen = [made.logits[place][i].float().log_softmax(0)[token] for place, token in enumerate(row.tokens)]
+                row.logprob = float(sum(chosen))
+        return rows
+
+
+class _Guided:
+    """A logits processor that lets through what each row's guide allows; `dead` are rows that were left nothing."""
+
+    def __init__(self, guides: list[Guide]) -> None:
+        self.guides = guides
+        self.dead: set[int] = set()
+        self._begun = False
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        allowed = torch.ones(scores.shape, dtype=torch.bool)
+        for i, guide in enumerate(self.guides):
+            if self._begun and not guide.ended and i not in self.dead:
+                guide.accept(int(input_ids[i, -1]))
+            if guide.ended or i in self.dead:
+                continue
+            mask = torch.from_numpy(unpacked(guide.mask(), scores.shape[1]))
+            if mask.any():
+                allowed[i] = mask
+            else:
+                self.dead.add(i)
+        self._begun = True
+        return scores.masked_fill(~allowed.to(scores.device), float("-inf"))
 
 
 def _load(base: Checkpoint, holds: ModelRef, settings: ServingConfig) -> Loaded:
@@ -159,7 +210,7 @@ def _load(base: Checkpoint, holds: ModelRef, settings: ServingConfig) -> Loaded:
     model.generation_config = GenerationConfig(eos_token_id=sorted(ends) or None)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(ends, default=0)
     text = Text(tokenizer, base.max_model_len(settings.max_model_len), base.vocabulary)
-    return Loaded(model, text, ends, pad, holds)
+    return Loaded(model, text, Schemas(tokenizer, base.vocabulary), ends, pad, holds)
 
 
 def _cut(row: list[int], loaded: Loaded, may_stop: bool) -> list[int]:
@@ -172,8 +223,12 @@ def _cut(row: list[int], loaded: Loaded, may_stop: bool) -> list[int]:
     return row
 
 
-def _completion(loaded: Loaded, row: list[int], prompt_tokens: int, params: SamplingParams) -> Completion:
-    text = loaded.text.decode([row])[0]
+def _completion(loaded: Loaded, row: Row, prompt_tokens: int, params: SamplingParams) -> Completion:
+    if row.dead:
+        problem = "the model had no token left that the schema allows"
+        return Completion("", prompt_tokens, len(row.tokens), finished=False, error=problem)
+    text = loaded.text.decode([row.tokens], strip=False)[0]
     ends = [place for stop in params.stop if (place := text.find(stop)) >= 0]
-    finished = bool(ends) or (bool(row) and row[-1] in loaded.ends)
-    return Completion((text[: min(ends)] if ends else text).strip(), prompt_tokens, len(row), finished)
+    finished = bool(ends) or (bool(row.tokens) and row.tokens[-1] in loaded.ends)
+    answer = (text[: min(ends)] if ends else text).strip()
+    return Completion(answer, prompt_tokens, len(row.tokens), finished, row.logprob)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
 
-from amplification.errors import InputError
+from amplification.errors import InputError, ServingError
 from amplification.serving.base import Call, Completion, ModelRef, SamplingParams
 from amplification.serving.checkpoint import Shelf
 from amplification.serving.config import ServingConfig
+from amplification.serving.flow import Flow, Ticket, Wheel
+from amplification.serving.process import same_random_state
 from amplification.serving.vllm_engine import Engine, merges_adapters
 
 
@@ -15,6 +18,7 @@ class VLLMSampler:
     """One engine a base; adapters are merged into it or served beside it (see ServingConfig.adapters).
 
     An engine starts at the first call for its model. Prompts are text and go through the model's own tokenizer.
+    `sample` and `stream` feed the same engines and give the same completions; both are for one thread.
     """
 
     def __init__(self, settings: ServingConfig) -> None:
@@ -22,30 +26,45 @@ class VLLMSampler:
         self._shelf = Shelf()
         self._engines: dict[str, Engine] = {}
         self._merges: bool | None = None
+        self._flows: dict[Flow, None] = {}
+        self._wheel = Wheel(self._step_all)
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def sample(self, calls: Sequence[Call]) -> list[Completion]:
         """One completion a call, in order; a prompt that cannot be served gives a completion with an `error`.
 
-        Raises InputError for a model or adapter folder that is missing, broken or does not fit, before anything is
-        asked; ServingError if an engine cannot start or fails, after which the next call starts afresh.
+        Raises InputError for a model or adapter folder that is missing, broken or does not fit, and for a schema that
+        the model cannot write, before anything is asked; ServingError if an engine cannot start or fails, after which
+        the next call starts afresh.
         """
-        groups: dict[str, list[int]] = {}
-        for model in dict.fromkeys(call.model for call in calls):
-            self._shelf.adapter(model)
-        for i, call in enumerate(calls):
-            groups.setdefault(self._key(call.model), []).append(i)
         done: dict[int, Completion] = {}
-        for places in groups.values():
-            engine = self._engine(calls[places[0]].model)
-            for batch in engine.batches(places, calls):
-                try:
-                    done.update(zip(batch, engine.complete([calls[i] for i in batch]), strict=True))
-                except InputError:
-                    raise  # noticed before the engine was asked
-                except BaseException:
-                    self.close()  # what it holds and what it still works on is not known
-                    raise
+        flow = Flow(None)
+        try:
+            self._enter(flow, calls)
+            with same_random_state():
+                while flow.left and flow.error is None:
+                    self._step_busy(flow.engines)
+            done.update(flow.take())
+        finally:
+            self._leave(flow)
         return [done[i] for i in range(len(calls))]
+
+    async def stream(self, calls: Sequence[Call]) -> AsyncIterator[list[tuple[int, Completion]]]:
+        """(place in `calls`, completion) as they come, each place once. Raises as `sample` does, at the first step.
+
+        Calls join the engine between its steps. Those that cannot share its batch wait for their turn (see `Queue`).
+        A consumer that stops early aborts what is still under way.
+        """
+        self._follow(asyncio.get_running_loop())
+        flow = Flow(self._loop)
+        try:
+            self._enter(flow, calls)
+            self._wheel.arrivals += 1
+            while flow.left or flow.ready:
+                await self._wheel.until_ready(flow)
+                yield flow.take()
+        finally:
+            self._leave(flow)
 
     def parameters(self, model: ModelRef) -> int:
         """Number of the model's parameters, its adapter's included. Raises InputError for a bad folder."""
@@ -61,10 +80,84 @@ class VLLMSampler:
             engine.reset_prefix_cache()
 
     def close(self) -> None:
-        """Give back the engines' memory. Harmless when repeated; the next call starts an engine again."""
-        engines, self._engines = self._engines, {}
-        for engine in engines.values():
-            engine.close()
+        """Give back the engines' memory; open streams fail. Harmless when repeated; the next call starts again."""
+        for engine in list(self._engines.values()):
+            self._give_up(engine, ServingError("vLLM was closed while it was answering"))
+
+    def _enter(self, flow: Flow, calls: Sequence[Call]) -> None:
+        """Give every call to its engine, or none if one of them is bad."""
+        groups: dict[str, list[int]] = {}
+        for model in dict.fromkeys(call.model for call in calls):
+            self._shelf.adapter(model)
+        for i, call in enumerate(calls):
+            groups.setdefault(self._key(call.model), []).append(i)
+        entering = []
+        for places in groups.values():
+            engine = self._engine(calls[places[0]].model)
+            entering.append((engine, engine.tickets(flow, places, calls)))
+        flow.left, flow.engines = len(calls), tuple(engine for engine, _ in entering)
+        self._flows[flow] = None
+        for engine, tickets in entering:
+            self._hand_in(engine, tickets)
+
+    def _hand_in(self, engine: Engine, tickets: list[Ticket]) -> None:
+        for ticket in tickets:
+            if ticket.error is not None:
+                ticket.flow.finish(ticket)
+        try:
+            engine.queue.add(ticket for ticket in tickets if ticket.error is None)
+        except Exception as error:
+            self._give_up(engine, _serving_error(error))
+
+    def _leave(self, flow: Flow) -> None:
+        """Whatever of a flow is still in an engine is aborted."""
+        self._flows.pop(flow, None)
+        if not flow.left:
+            return
+        for engine in list(self._engines.values()):
+            try:
+                engine.queue.drop([ticket for ticket in engine.queue.tickets if ticket.flow is flow])
+            except Exception as error:
+                self._give_up(engine, _serving_error(error))
+
+    def _follow(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Streams of an event loop that has ended are left; nobody will ask for their completions again."""
+        if loop is self._loop:
+            return
+        self._loop = loop
+        self._wheel.forget()
+        for flow in [flow for flow in self._flows if flow.loop is not None]:
+            flow.sleeper = None
+            self._leave(flow)
+
+    def _step_all(self) -> None:
+        with same_random_state():
+            self._step_busy(list(self._engines.values()))
+
+    def _step_busy(self, engines: Iterable[Engine]) -> None:
+        for engine in engines:
+            if engine.queue.busy:
+                self._step(engine)
+
+    def _step(self, engine: Engine) -> None:
+        """One step of an engine; what is done goes to its flows. An engine that fails is given up, with all in it."""
+        try:
+            done = engine.queue.step()
+        except Exception as error:
+            self._give_up(engine, _serving_error(error))
+            return
+        except BaseException as error:  # what the engine holds and what it still works on is not known
+            self._give_up(engine, _serving_error(error))
+            raise
+        for ticket in done:
+            ticket.flow.finish(ticket)
+
+    def _give_up(self, engine: Engine, error: Exception) -> None:
+        self._engines = {key: one for key, one in self._engines.items() if one is not engine}
+        for flow in self._flows:
+            if flow.left and engine in flow.engines:
+                flow.fail(error)
+        engine.close()
 
     def _key(self, model: ModelRef) -> str:
         """Models of one key share an engine."""
@@ -77,3 +170,11 @@ class VLLMSampler:
         if key not in self._engines:
             self._engines[key] = Engine(self.settings, model, self._shelf)
         return self._engines[key]
+
+
+def _serving_error(error: BaseException) -> Exception:
+    if isinstance(error, ServingError | InputError):
+        return error
+    made = ServingError(f"vLLM failed while answering: {str(error).strip() or type(error).__name__}")
+    made.__cause__ = error
+    return made

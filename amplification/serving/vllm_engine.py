@@ -1,22 +1,25 @@
-"""One vLLM engine in this process: its start, the weights it holds, and one batch of calls through it."""
+"""One vLLM engine in this process: its start, the weights it holds, and what a call becomes for it."""
 
 from __future__ import annotations
 
 import copy
 import gc
-import itertools
 import os
 import weakref
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from amplification.errors import InputError, ServingError
-from amplification.serving.base import Call, Completion, ModelRef, SamplingParams
+from amplification.serving.base import Call, ModelRef, SamplingParams
 from amplification.serving.checkpoint import Checkpoint, Shelf
 from amplification.serving.config import ServingConfig
 from amplification.serving.draws import draw_seed
+from amplification.serving.flow import Flow, Ticket
 from amplification.serving.process import same_process_settings, same_random_state, unbound_memory
+from amplification.serving.schema import Schemas
 from amplification.serving.text import Text
+from amplification.serving.vllm_queue import Queue
+from amplification.serving.vllm_schema import use_schemas
 from amplification.serving.vllm_weights import change_weights
 
 # Read when vLLM is imported or an engine starts. In one process an engine starts in a second or two, not in twenty.
@@ -43,10 +46,14 @@ class Engine:
         self.holds: ModelRef | None = ModelRef(model.base)
         self._numbers: dict[str, int] = {}
         self._params: dict[SamplingParams, Any] = {}
-        self._numbering = itertools.count()
         self._llm = self._start(base, max_model_len)
         self._open_engines.add(self)
-        self._text: Any = Text(self._llm.get_tokenizer(), max_model_len, base.vocabulary)
+        tokenizer = self._llm.get_tokenizer()
+        self.text = Text(tokenizer, max_model_len, base.vocabulary)
+        self._schemas = Schemas(tokenizer, base.vocabulary)
+        core = self._llm.llm_engine.engine_core
+        use_schemas(core.engine_core.structured_output_manager, self._schemas)
+        self.queue = Queue(core, self.text, self._hold if self.merges else None)
 
     def _start(self, base: Checkpoint, max_model_len: int) -> Any:
         try:
@@ -89,53 +96,20 @@ class Engine:
         with unbound_memory(), grouped_lora():
             return LLM(**options)
 
-    def batches(self, places: Sequence[int], calls: Sequence[Call]) -> list[list[int]]:
-        """The places of the calls that can go through together.
-
-        Where adapters are merged, those of one model. And never greedy calls with others: vLLM 0.27 forgets the seeds
-        of such a batch on a CPU (and compiles for ten seconds to draw without them).
-        """
-        groups: dict[tuple[bool, ModelRef | None, bool], list[int]] = {}
-        for place in places:
-            call = calls[place]
-            # Whatever the engine holds already goes first: one change of weights less.
-            key = (call.model != self.holds, call.model) if self.merges else (False, None)
-            groups.setdefault((*key, call.params.temperature == 0), []).append(place)
-        return [groups[key] for key in sorted(groups, key=lambda key: (key[0], str(key[1])))]
-
-    def complete(self, calls: Sequence[Call]) -> list[Completion]:
-        """One completion a call, in order; the calls are one of `batches`. Raises ServingError if the engine fails."""
-        loras = self._prepare(list(dict.fromkeys(call.model for call in calls)))
-        prompts = self._text.encode([call.prompt for call in calls])
-        errors = {i: error for i, ids in enumerate(prompts) if (error := self._text.refusal(calls[i].prompt, ids))}
-        outputs: dict[int, tuple[list[int], bool]] = {}
-        texts: dict[int, str] = {}
-        plain = [i for i in range(len(calls)) if i not in errors and not calls[i].params.stop]
-        until = [i for i in range(len(calls)) if i not in errors and calls[i].params.stop]
-        try:
-            with same_random_state():
-                self._run(plain, calls, prompts, loras, outputs)
-                self._run_until(until, calls, prompts, loras, outputs, texts)
-        except InputError:
-            raise
-        except Exception as error:
-            raise ServingError(f"vLLM failed while answering: {str(error).strip() or type(error).__name__}") from error
-        texts.update(zip(plain, self._text.decode([outputs[i][0] for i in plain]), strict=True))
-        return [
-            Completion("", len(prompts[i]), 0, finished=False, error=errors[i])
-            if i in errors
-            else Completion(texts[i], len(prompts[i]), len(outputs[i][0]), outputs[i][1])
-            for i in range(len(calls))
-        ]
-
-    def _prepare(self, models: Sequence[ModelRef]) -> dict[ModelRef, Any]:
-        """Make the engine hold what these models need. Gives the LoRARequest of each, None where it has no adapter."""
-        if self.merges:
-            self._hold(models[0])
-            return {models[0]: None}
-        return {model: self._lora(model) for model in models}
+    def tickets(self, flow: Flow, places: Sequence[int], calls: Sequence[Call]) -> list[Ticket]:
+        """Tickets for the calls at these places. Raises InputError for what cannot be asked; nothing was, then."""
+        loras = (
+            {} if self.merges else {model: self._lora(model) for model in dict.fromkeys(calls[i].model for i in places)}
+        )
+        made = []
+        for i, prompt in zip(places, self.text.encode([calls[i].prompt for i in places]), strict=True):
+            ticket = Ticket(flow, i, calls[i], prompt, self._sampling(calls[i]), loras.get(calls[i].model))
+            ticket.error = self.text.refusal(calls[i].prompt, prompt)
+            made.append(ticket)
+        return made
 
     def _hold(self, model: ModelRef) -> None:
+        """Make the engine hold this model's weights."""
         if self.holds == model:
             return
         base, adapter = self.shelf.base(model), self.shelf.adapter(model)
@@ -181,8 +155,10 @@ class Engine:
         return own
 
     def _template(self, params: SamplingParams) -> Any:
+        """What all calls of these parameters share. Stop strings are the queue's business."""
         import vllm
         from vllm.exceptions import VLLMClientError
+        from vllm.sampling_params import StructuredOutputsParams
 
         engine = self._llm.llm_engine
         try:
@@ -190,86 +166,26 @@ class Engine:
                 max_tokens=params.max_tokens,
                 temperature=params.temperature,
                 top_p=params.top_p,
-                stop=list(params.stop) or None,
                 seed=0 if params.temperature else None,
+                logprobs=0 if params.logprob else None,
             )
         except (VLLMClientError, ValueError) as error:
             raise InputError("sampling parameters", str(error).splitlines()[0], "correct them") from None
         prompt, tasks = {"type": "token", "prompt_token_ids": [0]}, engine.get_supported_tasks()
-        return engine.input_processor.process_inputs("template", prompt, asked, tasks).sampling_params
-
-    def _run(
-        self,
-        places: Sequence[int],
-        calls: Sequence[Call],
-        prompts: Sequence[list[int]],
-        loras: dict[ModelRef, Any],
-        outputs: dict[int, tuple[list[int], bool]],
-    ) -> None:
-        """Drive the engine's core without the front end, which costs as much time as a tiny model does.
-
-        What the front end adds is checked or done here: prompt lengths, request ids, decoding. Stop strings it alone
-        can see, so calls with those go through `_run_until`.
-        """
-        from vllm.v1.engine import EngineCoreRequest, FinishReason
-
-        core = self._llm.llm_engine.engine_core
-        waiting: dict[str, int] = {}
-        tokens: dict[int, list[int]] = {}
-        sampling = [self._sampling(calls[i]) for i in places]
-        try:
-            for i, params in zip(places, sampling, strict=True):
-                name = str(next(self._numbering))
-                waiting[name], tokens[i] = i, []
-                request = EngineCoreRequest(
-                    request_id=name,
-                    prompt_token_ids=prompts[i],
-                    mm_features=None,
-                    sampling_params=params,
-                    pooling_params=None,
-                    arrival_time=0.0,
-                    lora_request=loras[calls[i].model],
-                    cache_salt=calls[i].model.name,
-                    data_parallel_rank=None,
-                )
-                core.add_request(request)
-            while waiting:
-                for output in core.get_output().outputs:
-                    i = waiting[output.request_id]
-                    tokens[i] += output.new_token_ids
-                    if output.finish_reason is not None:
-                        del waiting[output.request_id]
-                        outputs[i] = tokens[i], output.finish_reason == FinishReason.STOP
-        finally:
-            if waiting:
-                core.abort_requests(list(waiting))
-
-    def _run_until(
-        self,
-        places: Sequence[int],
-        calls: Sequence[Call],
-        prompts: Sequence[list[int]],
-        loras: dict[ModelRef, Any],
-        outputs: dict[int, tuple[list[int], bool]],
-        texts: dict[int, str],
-    ) -> None:
-        if not places:
-            return
-        inputs = [{"prompt_token_ids": prompts[i], "cache_salt": calls[i].model.name} for i in places]
-        sampling = [self._sampling(calls[i]) for i in places]
-        requests = [loras[calls[i].model] for i in places]
-        answered = self._llm.generate(inputs, sampling, use_tqdm=False, lora_request=requests)
-        for i, output in zip(places, answered, strict=True):
-            one = output.outputs[0]
-            outputs[i] = list(one.token_ids), one.finish_reason == "stop"
-            texts[i] = one.text.strip()
+        template = engine.input_processor.process_inputs("template", prompt, asked, tasks).sampling_params
+        if params.json_schema is not None:
+            self._schemas.guide(params.json_schema)  # says what is wrong with it
+            template.structured_outputs = StructuredOutputsParams(json=params.json_schema)
+        return template
 
     def generate(self, model: ModelRef, prompts: Sequence[str], params: SamplingParams) -> None:
         """The same prompts through `LLM.generate`, as text: what others would call, to measure against."""
-        loras = self._prepare([model])
+        if self.merges:
+            self._hold(model)
         self.reset_prefix_cache()
         sampling = self._sampling(Call(model, "", params))
-        self._llm.generate(list(prompts), sampling, use_tqdm=False, lora_request=loras[model])
+        lora = None if self.merges else self._lora(model)
+        self._llm.generate(list(prompts), sampling, use_tqdm=False, lora_request=lora)
 
     def reset_prefix_cache(self) -> None:
         self._llm.reset_prefix_cache()
@@ -285,7 +201,7 @@ class Engine:
             core.scheduler.shutdown()
         else:
             core.shutdown()
-        self._llm = self._text = None
+        self._llm = None
         gc.collect()
 
 
