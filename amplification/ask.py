@@ -17,7 +17,8 @@ from amplification.dispatch import Dispatcher
 from amplification.episode import Cost
 from amplification.errors import InputError
 from amplification.memo import Key, Memo
-from amplification.overseer import NOT_UNDERSTOOD, ProgramOverseer
+from amplification.overseer import NOT_UNDERSTOOD
+from amplification.overseers.program import ProgramOverseer
 from amplification.question import Question
 from amplification.serving import open_sampler
 from amplification.serving.base import Completion, ModelRef

@@ -35,7 +35,9 @@ class Memo:
         self._agents.add(agent)
         for row in self.store.memo_rows(agent):
             key = (row.agent, row.prompt, row.params, row.sample)
-            self._known[key] = Completion(row.text, row.prompt_tokens, row.completion_tokens, bool(row.finished))
+            self._known[key] = Completion(
+                row.text, row.prompt_tokens, row.completion_tokens, bool(row.finished), row.logprob
+            )
             if row.scope == self.scope:
                 self._recovered.add(key)
 
@@ -66,5 +68,6 @@ def _row(key: Key, completion: Completion, scope: str) -> dict[str, object]:
         "prompt_tokens": completion.prompt_tokens,
         "completion_tokens": completion.completion_tokens,
         "finished": int(completion.finished),
+        "logprob": completion.logprob,
         "scope": scope,
     }

@@ -1,13 +1,11 @@
-"""Overseer (H): decides the next step in a workspace."""
+"""Overseer (H): decides the next step in a workspace. Each kind of overseer has a file in `amplification.overseers`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from amplification.tasks.base import Task
-from amplification.workspace import Action, GiveUp, Workspace
+from amplification.workspace import Action, Workspace
 
 NOT_UNDERSTOOD = "no task understands this question"
 
@@ -17,6 +15,9 @@ class Use(NamedTuple):
 
     calls: int = 0
     tokens: int = 0
+
+    def plus(self, other: Use) -> Use:
+        return Use(self.calls + other.calls, self.tokens + other.tokens)
 
 
 FREE = Use()
@@ -34,12 +35,14 @@ class Decision:
 class Overseer(Protocol):
     """A program, a language model, a person, or a model that imitates one of them.
 
-    `name` goes into episodes; two overseers that act differently have different names. `bound` is the most that one
-    decision may use, and is set aside before it is asked for.
+    `name` goes into episodes; two overseers that act differently have different names.
     """
 
     name: str
-    bound: Use = FREE
+
+    def bound(self, workspace: Workspace) -> Use:
+        """The most that deciding this step may use; it is set aside before `act` is called."""
+        return FREE
 
     async def act(self, workspace: Workspace) -> Decision:
         """The next step. Never raises for bad content: it gives up with a reason instead.
@@ -47,17 +50,3 @@ class Overseer(Protocol):
         Raises ServingError where a model behind it cannot answer at all.
         """
         ...
-
-
-class ProgramOverseer(Overseer):
-    """H as a program: each task's own rules, and an honest refusal of what no task understands."""
-
-    def __init__(self, tasks: Mapping[str, Task]) -> None:
-        self.tasks = tasks
-        self.name = "program:" + ",".join(tasks)
-
-    async def act(self, workspace: Workspace) -> Decision:
-        for task in self.tasks.values():
-            if task.level_of(workspace.question.text) is not None:
-                return Decision(task.act(workspace))
-        return Decision(GiveUp(NOT_UNDERSTOOD))

@@ -49,6 +49,7 @@ memo_table = Table(
     Column("prompt_tokens", Integer, nullable=False),
     Column("completion_tokens", Integer, nullable=False),
     Column("finished", Integer, nullable=False),
+    Column("logprob", Float),
     Column("scope", String(128), nullable=False),
     PrimaryKeyConstraint("agent", "prompt", "params", "sample"),
 )

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from amplification.budget import Limits
+from amplification.overseers.config import OverseerConfig
 from amplification.serving.config import ServingConfig
 
 
@@ -134,6 +135,17 @@ class RunConfig(Settings):
     model: ModelConfig = ModelConfig()
     base: BaseConfig = BaseConfig()
     serving: ServingConfig = ServingConfig()
+    overseer: OverseerConfig = OverseerConfig()
     limits: Limits = Limits()
     distill: DistillConfig = DistillConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+
+class ImitatorTraining(Settings):
+    """A model made from scratch that learns to take an overseer's steps, and how it is taught."""
+
+    model: ModelConfig = ModelConfig(width=128, layers=4, heads=4, max_length=512)
+    vocabulary: int = Field(default=400, ge=300)  # tokens, of which 256 are bytes
+    steps: int = Field(default=1_500, ge=1)
+    batch: int = Field(default=32, ge=1)
+    learning_rate: float = Field(default=2e-3, gt=0)

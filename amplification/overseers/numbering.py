@@ -120,7 +120,7 @@ def _lines(text: str) -> list[str]:
     return re.split(r"\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]", text.replace("\t", " "))
 
 
-def shortened(text: str) -> str:
+def shortened(text: str, most_chars: int = 40) -> str:
     """The beginning of a text, on one line, to name it in a message."""
-    line = " ".join(plain(text[:400]).split())
-    return line if len(line) <= 40 else f"{line[:40]}..."
+    line = " ".join(plain(text[: 10 * most_chars]).split())
+    return line if len(line) <= most_chars else f"{line[:most_chars]}..."

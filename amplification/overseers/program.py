@@ -1,0 +1,23 @@
+"""ProgramOverseer: H as a program."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from amplification.overseer import NOT_UNDERSTOOD, Decision, Overseer
+from amplification.tasks.base import Task
+from amplification.workspace import GiveUp, Workspace
+
+
+class ProgramOverseer(Overseer):
+    """Each task's own rules, and an honest refusal of what no task understands."""
+
+    def __init__(self, tasks: Mapping[str, Task]) -> None:
+        self.tasks = tasks
+        self.name = "program:" + ",".join(tasks)
+
+    async def act(self, workspace: Workspace) -> Decision:
+        for task in self.tasks.values():
+            if task.level_of(workspace.question.text) is not None:
+                return Decision(task.act(workspace))
+        return Decision(GiveUp(NOT_UNDERSTOOD))
