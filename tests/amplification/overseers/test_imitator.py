@@ -70,7 +70,7 @@ def test_what_is_no_action_is_never_taken_however_sure_it_is(writes: str) -> Non
 
 def test_after_a_restart_it_is_as_sure_as_before(tmp_path: Path) -> None:
     first, _ = imitated(ASKS, 0.95, Memo(Store.at(tmp_path / "s.sqlite"), "one"))
-    again, overseer = imitated("nothing", 0.1, Memo(Store.at(tmp_path / "s.sqlite"), "two"))
+    again, overseer = imitated("nothing", 0.1, Memo(Store.at(tmp_path / "s.sqlite"), "one"))
     assert again.tree == first.tree
     assert overseer.asked == 0
 
