@@ -17,10 +17,12 @@ FOLDER = Path(__file__).parent
 
 @cache
 def _template(name: str) -> Template:
-    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
+    environment = ImmutableSandboxedEnvironment(
+        undefined=StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True
+    )
     return environment.from_string((FOLDER / f"{name}.txt").read_text(encoding="utf-8").rstrip("\n"))
 
 
-def render(name: str, **variables: str) -> str:
+def render(name: str, **variables: object) -> str:
     """The prompt `prompts/NAME.txt` with its variables filled in. Raises UndefinedError if one is missing."""
     return _template(name).render(**variables)
