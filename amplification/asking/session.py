@@ -1,11 +1,11 @@
-"""Session: what a person has asked, attached and corrected, as rows in a store. Any number of processes may share it."""
+"""Session: what a person has asked, attached and corrected, as rows in a store that several processes may share."""
 
 from __future__ import annotations
 
 import json
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from sqlalchemy import Column, Float, MetaData, PrimaryKeyConstraint, String, Table, Text, func, select, update
@@ -39,7 +39,8 @@ attachment_table = Table(
     PrimaryKeyConstraint("session", "number"),
 )
 
-# `episode` is null while a question is being answered, and stays so where that was cut short.
+# `episode` is null while a question is being answered, and stays so where that was cut short. `answer` is the answer's
+# digest, null where there is none.
 turn_table = Table(
     "turn",
     metadata,
@@ -51,6 +52,7 @@ turn_table = Table(
     Column("pointers", Text, nullable=False),
     Column("agent", String(32), nullable=False),
     Column("episode", String(32)),
+    Column("answer", String(32)),
     PrimaryKeyConstraint("session", "number"),
 )
 
@@ -84,13 +86,14 @@ class Attachment:
 
 @dataclass(frozen=True)
 class Turn:
-    """One question of a session. `episode` is None where the answer is not finished."""
+    """One question of a session. `episode` is None where the answer is not finished; `answer` is a pointer to it."""
 
     number: int
     typed: str
     question: Question
     agent: str
-    episode: str | None
+    episode: str | None = None
+    answer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -153,22 +156,24 @@ class Session:
         number = self._add(
             turn_table, created=time.time(), typed=typed, question=question.text, pointers=pointers, agent=agent
         )
-        return Turn(number, typed, question, agent, None)
+        return Turn(number, typed, question, agent)
 
     def end(self, turn: Turn, episode: Episode) -> Turn:
         """A question has been answered: its episode, and that it belongs to this turn."""
         scope = f"ask/{self.name}/{turn.number}"
         self.store.add_messages([episode.answer])  # `$a` pointers stand for it
         self.store.add_episodes(scope, [episode])
-        name = episode_id(scope, episode)
+        ended = replace(
+            turn, episode=episode_id(scope, episode), answer=episode.answer.digest if episode.answer.ok else None
+        )
         mine = (turn_table.c.session == self.name) & (turn_table.c.number == turn.number)
         with self.store.engine.begin() as connection:
-            connection.execute(update(turn_table).where(mine).values(episode=name))
-        return Turn(turn.number, turn.typed, turn.question, turn.agent, name)
+            connection.execute(update(turn_table).where(mine).values(episode=ended.episode, answer=ended.answer))
+        return ended
 
     def turns(self) -> list[Turn]:
         return [
-            Turn(row.number, row.typed, _question(row.question, row.pointers), row.agent, row.episode)
+            Turn(row.number, row.typed, _question(row.question, row.pointers), row.agent, row.episode, row.answer)
             for row in self._rows(turn_table)
         ]
 

@@ -19,7 +19,7 @@ from amplification.workspace import Workspace
 MOST = 160
 
 # Workspaces of one node that are shown; H takes few steps in most.
-MOST_STEPS = 40
+MOST_STEPS = 16
 
 # Says what a pointer stands for, where a person has a name for it; "" otherwise.
 Named = Callable[[str], str]

@@ -51,6 +51,12 @@ class Decisions:
         return None if found is None else action_from(json.loads(found))
 
     def put(self, workspace: Workspace, action: Action) -> None:
-        """Keep a decision. A person who is to decide anew edits or rejects."""
+        """Keep a decision, unless there is one."""
         row = {"overseer": self.overseer, "key": key_of(workspace), "workspace": shown_text(workspace)}
         self.store.insert(decision_table, [row | {"action": json.dumps(action_record(action))}])
+
+    def forget(self, workspace: Workspace) -> bool:
+        """Take a decision back, so that it is asked for again; says whether there was one."""
+        mine = (decision_table.c.overseer == self.overseer) & (decision_table.c.key == key_of(workspace))
+        with self.store.engine.begin() as connection:
+            return connection.execute(decision_table.delete().where(mine)).rowcount > 0
