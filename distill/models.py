@@ -13,8 +13,8 @@ from amplification.episode import Cost
 from amplification.memo import Memo
 from amplification.overseers.opening import Parts, open_overseer
 from amplification.question import Answer, Question
-from amplification.serving import open_sampler
-from amplification.serving.base import ModelRef, Sampler
+from amplification.serving import Samplers
+from amplification.serving.base import ModelRef
 from amplification.serving.config import ServingConfig
 from amplification.store import Store
 from amplification.tasks import task
@@ -30,18 +30,11 @@ class Models:
     def __init__(self, config: RunConfig, store: Store) -> None:
         self.config, self.store = config, store
         self.tasks = {name: task(name) for name in config.tasks}
-        self._samplers: dict[ServingConfig, Sampler] = {}
-
-    def sampler(self, serving: ServingConfig) -> Sampler:
-        if serving not in self._samplers:
-            self._samplers[serving] = open_sampler(serving)
-        return self._samplers[serving]
+        self.samplers = Samplers()
 
     def close(self) -> None:
         """Give back the model's memory and the database."""
-        for sampler in self._samplers.values():
-            sampler.close()
-        self._samplers.clear()
+        self.samplers.close()
         self.store.close()
 
     def agent(self, name: str, base: Path, adapter: Path | None) -> Agent:
@@ -54,7 +47,7 @@ class Models:
 
     def dispatcher(self, scope: str, serving: ServingConfig | None = None) -> Dispatcher:
         """The way to the agents, or to models that are served elsewhere, on behalf of the stage `scope`."""
-        return Dispatcher(self.sampler(serving or self.config.serving), Memo(self.store, scope))
+        return Dispatcher(self.samplers.get(serving or self.config.serving), Memo(self.store, scope))
 
     def judge(self, agent: Agent, scope: str) -> Judge:
         """H^A with this agent, asked on behalf of the stage `scope`."""

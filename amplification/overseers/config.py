@@ -75,3 +75,5 @@ class OverseerConfig(Section):
 
 ImitatorConfig.model_rebuild()
 MixtureConfig.model_rebuild()
+
+PROGRAM: OverseerConfig = OverseerConfig()
