@@ -29,6 +29,7 @@ from amplification.errors import AmplifyError, InputError
 from amplification.options import WHERE, parse
 from distill.config import RunConfig
 from distill.configure import check, from_mapping, load_config, load_overseer, refused
+from distill.overseer_commands import ExperimentOptions, ImitateOptions, experiment, imitate_run, training_progress
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -259,11 +260,38 @@ def _bench(args: list[str]) -> int:
     return 0
 
 
+def _imitate(args: list[str]) -> int:
+    options = _options(ImitateOptions, args, "imitate")
+    config = _config_of(options.run)
+
+    with training_progress() as progress:
+        metrics = imitate_run(options, config.serving, progress)
+    shown = "{lessons} steps learned; takes {aside_taken:.1%} of those kept aside, {aside_taken_right:.2%} rightly"
+    print(f"{shown.format(**metrics)}; imitator: {options.out}")
+    return 0
+
+
+def _experiment(args: list[str]) -> int:
+    options = _options(ExperimentOptions, args, "experiment")
+    serving = load_config().serving
+    with _output_to_errors(), training_progress() as progress:
+        measured = experiment(options, serving, progress)
+    if options.json:
+        import json
+
+        print(json.dumps(measured.as_dict()))
+    else:
+        print(measured.as_line())
+    return 0
+
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": _run,
     "ask": _ask,
     "episodes": _episodes,
     "report": _report,
+    "imitate": _imitate,
+    "experiment": _experiment,
     "bench": _bench,
 }
 

@@ -142,10 +142,14 @@ class RunConfig(Settings):
 
 
 class ImitatorTraining(Settings):
-    """A model made from scratch that learns to take an overseer's steps, and how it is taught."""
+    """A model made from scratch that learns to take an overseer's steps, and how it is taught (TRL's SFTTrainer).
 
-    model: ModelConfig = ModelConfig(width=128, layers=4, heads=4, max_length=512)
-    vocabulary: int = Field(default=400, ge=300)  # tokens, of which 256 are bytes
-    steps: int = Field(default=1_500, ge=1)
+    vocabulary: tokens, of which 256 are the bytes. max_tokens: of one action.
+    """
+
+    model: ModelConfig = ModelConfig(width=96, layers=3, heads=3, max_length=512)
+    vocabulary: int = Field(default=400, ge=300)
+    steps: int = Field(default=800, ge=1)
     batch: int = Field(default=32, ge=1)
-    learning_rate: float = Field(default=2e-3, gt=0)
+    learning_rate: float = Field(default=3e-3, gt=0)
+    max_tokens: int = Field(default=128, ge=1)

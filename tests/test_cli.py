@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from amplification import ask, cli
+from amplification import ask, cli, serving
 from amplification.errors import ServingError, StageError
 from amplification.serving.base import Call, Completion, ModelRef
 from amplification.store import Store
@@ -54,7 +54,7 @@ def finished_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (agent / "adapter_config.json").write_text("{}")
     (agent / "done.json").write_text("{}")
     Store.at(run / "store.sqlite").close()
-    monkeypatch.setattr(ask, "open_sampler", lambda _: TruthfulSampler())
+    monkeypatch.setattr(serving, "open_sampler", lambda _: TruthfulSampler())
     return run
 
 

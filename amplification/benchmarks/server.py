@@ -43,9 +43,9 @@ def vllm_server(model: Path, *options: str) -> Iterator[RunningServer]:
     """
     port = _free_port()
     log = Path(tempfile.mkstemp(prefix="vllm-server-", suffix=".log")[1])
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), *options]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
     command += ["--host", "127.0.0.1", "--port", str(port), "--block-size", "32", "--max-model-len", "128"]
-    command += ["--enforce-eager", "--disable-uvicorn-access-log", "--uvicorn-log-level", "warning"]
+    command += ["--enforce-eager", "--disable-uvicorn-access-log", "--uvicorn-log-level", "warning", *options]
     environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
     with log.open("wb") as output:
         process = subprocess.Popen(

@@ -21,6 +21,9 @@ IMITATOR_FILE = "imitator.json"
 
 TEMPLATE = "step_short"
 
+# How the name begins under which an imitator's own decisions are recorded.
+IMITATOR = "imitator:"
+
 
 class ImitatingOverseer(Overseer):
     """Takes the imitator's step if the probability that it gave to what it wrote is at least `threshold`; otherwise, or
@@ -35,7 +38,7 @@ class ImitatingOverseer(Overseer):
             raise ValueError("an imitator's sampling must ask for log-probabilities")
         self.model = LanguageModelOverseer(agent, dispatcher, most_chars)
         self.threshold, self.real = threshold, real
-        self.by = f"imitator:{digest(agent.digest, agent.template, agent.params.key())[:12]}"
+        self.by = f"{IMITATOR}{digest(agent.digest, agent.template, agent.params.key())[:12]}"
         self.name = f"{self.by}>={threshold:g}|{real.name}"
         self.imitated = self.asked = 0
 
