@@ -127,7 +127,7 @@ def imitate(
 
 
 def threshold_from(tried: Sequence[Tried]) -> float:
-    """The least probability of a step that is taken (see MISTAKES and LEFT); 1 where no threshold keeps mistakes out."""
+    """The least probability of a step that is taken (see MISTAKES and LEFT); 1 if mistakes cannot be kept out."""
     ordered = sorted(tried, key=lambda one: -one.probability)
     threshold, mistakes = 1.0, 0
     for number, one in enumerate(ordered, start=1):

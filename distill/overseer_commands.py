@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -32,7 +32,7 @@ class ImitateOptions:
     scope: str = ""
     """Episodes of a stage alone, for example generation-1."""
     seed: int = 1
-    training: ImitatorTraining = ImitatorTraining()
+    training: ImitatorTraining = field(default_factory=ImitatorTraining)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class ExperimentOptions:
     """Where the recording and the model are kept; nowhere if not given."""
     json: bool = False
     """One JSON object on standard output."""
-    training: ImitatorTraining = ImitatorTraining()
+    training: ImitatorTraining = field(default_factory=ImitatorTraining)
 
 
 def imitate_run(options: ImitateOptions, serving: ServingConfig, progress: Progress) -> dict[str, Any]:
