@@ -4,6 +4,8 @@
     amplify ask --run FOLDER [QUESTION] [--direct] [--overseer program|human|FILE] [--session NAME]
     amplify episodes --run FOLDER [list | show ID | export] [--scope S] [--stop S] [--text T] [--out FILE]
     amplify report FOLDER
+    amplify imitate --run FOLDER --out FOLDER
+    amplify experiment imitation|served [--task NAME] [--seed N] [--json]
     amplify bench NAME [--json] [--run FOLDER]
 
 Without CONFIG, `run` takes the embedded demo.yaml; every key of a configuration is also an option, for example

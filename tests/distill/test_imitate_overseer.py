@@ -11,14 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from amplification.amplified import Amplified
+from amplification.benchmarks.server import vllm_server
 from amplification.dispatch import Dispatcher
 from amplification.errors import InputError
+from amplification.overseers.config import OverseerConfig
 from amplification.overseers.imitator import IMITATOR, ImitatingOverseer, imitator_agent
 from amplification.overseers.notation import parse_action
+from amplification.overseers.opening import Parts, open_overseer
 from amplification.overseers.program import ProgramOverseer
 from amplification.question import Question
+from amplification.serving import open_sampler
 from amplification.serving.base import Call, ModelRef
-from amplification.serving.config import ServingConfig
+from amplification.serving.config import HttpConfig, ServingConfig
 from amplification.serving.transformers import TransformersSampler
 from amplification.store import Store
 from amplification.tasks import TASKS
@@ -48,9 +52,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 def test_every_recorded_step_is_a_lesson_once(store: Store) -> None:
     lessons = lessons_from(recorded(store))
     assert len(lessons) == 52
-    by_kind = {lesson.prompt.splitlines()[0]: lesson for lesson in lessons if "3 7" in lesson.prompt}
-    assert by_kind["question: sum of 3 7"].kind == "Reply"  # the later of the two steps on one question
-    asked = next(lesson for lesson in lessons if lesson.kind == "Ask")
+    asked = next(lesson for lesson in lessons if lesson.kind.startswith("Ask"))
     assert parse_action(asked.action, Workspace(Question("sum of 3 7"))) == next(
         step.action for _, step in recorded(store) if step.children
     )
@@ -96,7 +98,7 @@ def test_the_tokenizer_can_write_anything() -> None:
 @pytest.fixture(scope="module")
 def imitator(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("imitator")
-    lessons = [lesson for lesson in lessons_from(recorded(store)) if lesson.kind == "Reply"]
+    lessons = [lesson for lesson in lessons_from(recorded(store)) if lesson.kind.startswith("Reply")]
     sampler = TransformersSampler(ServingConfig(backend="transformers", max_model_len=256))
     metrics = imitate(lessons, SETTINGS, sampler, folder, 1, silent)
     assert metrics["lessons"] + metrics["aside"] == len(lessons)
@@ -128,3 +130,18 @@ def test_the_action_is_what_the_model_was_asked_for(imitator: Path) -> None:
     prompt = "question: sum of 4\nleft: 1000 calls, 1000000 tokens, 10 levels, 100 seconds\nstep:"
     [written] = sampler.sample([Call(ModelRef(str(imitator)), prompt, agent.params)])
     assert isinstance(parse_action(written.text, Workspace(Question("sum of 4"))), Reply)
+
+
+def test_a_model_behind_a_url_is_the_overseer(imitator: Path) -> None:
+    """A real vLLM server on loopback: constrained to the schema of actions, named by URL and model alone."""
+    with vllm_server(imitator, "--max-model-len", "256", "--served-model-name", "overseer") as server:
+        serving = ServingConfig(backend="openai", http=HttpConfig(servers=(server.url,)))
+        section = {"model": "overseer", "serving": serving, "template": "step_short", "max_tokens": 64}
+        config = OverseerConfig.model_validate({"kind": "language_model", "language_model": section})
+        sampler = open_sampler(serving)
+        overseer = open_overseer(config, Parts({}, LIMITS, serving, lambda _: Dispatcher(sampler)))
+        found = answered(TASK, overseer, [f"sum of {digit}" for digit in range(10)])
+        sampler.close()
+    assert found.accuracy == 1.0
+    assert (found.cost.overseer_calls, found.cost.calls) == (10, 0)
+    assert 0 < found.cost.overseer_tokens < 10 * 256
