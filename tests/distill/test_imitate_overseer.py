@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from amplification.tasks import TASKS
 from amplification.tasks.summing import PHRASINGS
 from amplification.workspace import Reply, Workspace
 from distill.config import ImitatorTraining, ModelConfig
+from distill.experiments.imitation import imitation
 from distill.experiments.recording import LIMITS, answered, exact_agent
 from distill.imitate_overseer import MISTAKES, Tried, imitate, lessons_from, recorded, threshold_from
 from distill.overseer_model import byte_tokenizer
@@ -145,3 +147,13 @@ def test_a_model_behind_a_url_is_the_overseer(imitator: Path) -> None:
     assert found.accuracy == 1.0
     assert (found.cost.overseer_calls, found.cost.calls) == (10, 0)
     assert 0 < found.cost.overseer_tokens < 10 * 256
+
+
+def test_an_imitator_that_has_learned_nothing_takes_over_nothing(tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"steps": 2, "max_tokens": 12})
+    serving = ServingConfig(backend="transformers")
+    measured = imitation(TASK, settings, serving, tmp_path, 1, silent, record=30, held_out=4)
+    assert measured.taken_over == 0
+    assert measured.real_calls_after == measured.real_calls_before > 0
+    assert (measured.accuracy_before, measured.accuracy_after) == (1.0, 1.0)
+    assert json.loads(json.dumps(measured.as_dict()))["task"] == "summing"
