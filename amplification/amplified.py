@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from amplification.agent import Agent
 from amplification.budget import Account, Limits, OutOfBudget
+from amplification.collector import rare_collections
 from amplification.consult import Consultant
 from amplification.corrections import NONE, TRIES, Corrections
 from amplification.desk import Desk
@@ -72,8 +73,9 @@ class Amplified:
         if watch is not None:
             watch(root, tree.cost)
         try:
-            async with asyncio.timeout(self.limits.seconds) as clock:
-                await self._answer(root, Place(Account.root(self.limits)), tree)
+            with rare_collections():
+                async with asyncio.timeout(self.limits.seconds) as clock:
+                    await self._answer(root, Place(Account.root(self.limits)), tree)
         except TimeoutError:
             if not clock.expired():
                 raise
@@ -103,7 +105,7 @@ class Amplified:
         async with self.slots:
             for draw in range(place.draw, place.draw + TRIES):
                 node.steps = []
-                await self._execute(node, node.steps, place._replace(draw=draw), tree)
+                await self._execute(node, node.steps, Place(place.account, place.depth, draw), tree)
                 if not self.corrections.rejects(node.question, node.answer):
                     return
             _end(node, StopReason.REJECTED, Answer.failed("every answer was rejected"))
@@ -160,8 +162,8 @@ class Amplified:
         if len(subs) > account.calls_left:  # before anything is made for each of them
             raise OutOfBudget("out of calls")
         step.children = tuple(map(self._child, subs))
-        direct = [child for child, sub in zip(step.children, subs, strict=True) if not sub.recurse]
-        nested = [child for child, sub in zip(step.children, subs, strict=True) if sub.recurse]
+        direct = [child for child in step.children if child.by == "agent"]
+        nested = [child for child in step.children if child.by == "amplified"]
         # Children first: if there is nothing left for them, the step ends before anything is set aside for A.
         accounts = account.open_children(len(nested)) if nested else []
         try:
@@ -202,11 +204,19 @@ def _end(node: Node, stop: StopReason, answer: Answer) -> None:
     node.stop, node.answer = stop, answer
 
 
-async def _together(waits: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Wait for all; when one fails, or the whole is cancelled, the others are ended before that is passed on."""
-    tasks = [asyncio.ensure_future(wait) for wait in waits]
+async def _together(waits: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Wait for all; when one fails, or the whole is cancelled, the others are ended before that is passed on.
+
+    The last needs no task of its own: it goes on in this one, and so in depth first.
+    """
+    *others, last = waits
+    tasks = [asyncio.ensure_future(wait) for wait in others]
     try:
-        await asyncio.gather(*tasks)
+        await last
+        if len(tasks) == 1:
+            await tasks[0]  # the most frequent case, and gathering one takes longer than that one
+        elif tasks:
+            await asyncio.gather(*tasks)
     except BaseException:
         for task in tasks:
             task.cancel()

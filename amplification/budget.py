@@ -11,11 +11,15 @@ more than so many workspaces.
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from functools import lru_cache
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from amplification.workspace import Left
+
+# Trees are written as nested JSON, which Python reads and writes by recursion; the budget halves at each level anyway.
+MOST_DEPTH = 100
 
 
 class Limits(BaseModel):
@@ -30,7 +34,7 @@ class Limits(BaseModel):
 
     calls: int = Field(default=1_000, ge=1)
     tokens: int = Field(default=1_000_000, ge=1)
-    depth: int = Field(default=12, ge=1)
+    depth: int = Field(default=12, ge=1, le=MOST_DEPTH)
     seconds: float = Field(default=600.0, gt=0)
     steps: int = Field(default=16, ge=1)
     workspace_chars: int = Field(default=4_000, ge=1)
@@ -122,9 +126,14 @@ class Account:
         self.settle(child.calls, child.tokens, child.calls_spent, child.tokens_spent)
 
 
+_POWERS = (0, *(10**n for n in range(40)))
+
+
 def rounded(number: int) -> int:
     """Rounded down to a power of ten (0 stays 0), so that a budget shown to H does not spoil the memo."""
-    return 10 ** (len(str(number)) - 1) if number > 0 else 0
+    if number >= _POWERS[-1]:
+        return int(10 ** (len(str(number)) - 1))
+    return _POWERS[bisect_right(_POWERS, number) - 1] if number > 0 else 0
 
 
 @lru_cache(maxsize=4096)

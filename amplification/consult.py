@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from amplification.agent import Agent
@@ -13,10 +14,7 @@ from amplification.episode import Cost, Node
 from amplification.messages import Messages, TooLong
 from amplification.question import Answer
 from amplification.serving.base import Call
-from amplification.voting import Voting
-
-# Samples of different draws never share a number: a draw has at most so many.
-MOST_SAMPLES = 1_000
+from amplification.voting import MOST_SAMPLES, Voting
 
 
 class _Poll(NamedTuple):
@@ -42,6 +40,8 @@ class Consultant:
         self, agent: Agent, dispatcher: Dispatcher, voting: Voting, corrections: Corrections, most_chars: int
     ) -> None:
         """`most_chars`: characters of one question to A, what it points to included."""
+        if voting.weights == "probability" and not agent.params.logprob:  # without them every sample would count as one
+            agent = replace(agent, params=replace(agent.params, logprob=True))
         self.agent, self.dispatcher, self.voting = agent, dispatcher, voting
         self.corrections, self.most_chars = corrections, most_chars
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from amplification.messages import Content, Cut, Messages
-from amplification.question import MAX_ANSWER_CHARS, Answer, Question
+from amplification.question import MAX_ANSWER_CHARS, Answer, Question, is_unicode
 from amplification.workspace import (
     Action,
     Ask,
@@ -24,6 +24,8 @@ from amplification.workspace import (
 
 # How much of a message one look shows.
 LOOK_CHARS = 1_000
+
+NO_UNICODE = "the overseer wrote half a character (a lone surrogate), which no model and no file can take"
 
 
 class Desk:
@@ -46,20 +48,21 @@ class Desk:
             case Ask(subs):
                 if not subs:
                     return "the overseer asked nothing"
-                return self._stranger(pointer for sub in subs for pointer in sub.question.pointers)
+                if not all(is_unicode(sub.question.text) for sub in subs):
+                    return NO_UNICODE
+                return self._stranger([pointer for sub in subs for pointer in sub.question.pointers])
             case Look(pointer, start):
                 return self._stranger([pointer]) or ("the overseer looked before the beginning" if start < 0 else None)
             case Make(messages):
                 cuts = [piece.pointer for pieces in messages for piece in pieces if isinstance(piece, Cut)]
                 if not messages or not all(messages):
                     return "the overseer made a message of nothing"
-                return self._stranger(cuts)
+                texts = [piece for pieces in messages for piece in pieces if isinstance(piece, str)]
+                return self._stranger(cuts) or (None if all(map(is_unicode, texts)) else NO_UNICODE)
             case Reply(text, pointers):
-                if len(text) > most_chars:
-                    return f"the reply has {len(text)} characters, more than a workspace holds"
-                return self._stranger(pointers)
-            case GiveUp():
-                return None
+                return self._stranger(pointers) or _unsayable(text, most_chars)
+            case GiveUp(reason):
+                return _unsayable(reason, most_chars)
         return "the overseer did nothing that can be done"
 
     def exchanged(self, questions: Sequence[Question], answers: Sequence[Answer]) -> None:
@@ -87,5 +90,13 @@ class Desk:
             self._sizes.setdefault(pointer, self.messages[pointer].size)
 
     def _stranger(self, pointers: Iterable[str]) -> str | None:
-        known = all(pointer in self._sizes for pointer in pointers)
-        return None if known else "the overseer referred to something that it was not given"
+        for pointer in pointers:
+            if pointer not in self._sizes:
+                return "the overseer referred to something that it was not given"
+        return None
+
+
+def _unsayable(text: str, most_chars: int) -> str | None:
+    if len(text) > most_chars:
+        return f"the reply has {len(text)} characters, more than a workspace holds"
+    return None if is_unicode(text) else NO_UNICODE

@@ -9,9 +9,12 @@ from dataclasses import dataclass, field
 from amplification.agent import Agent
 from amplification.episode import Cost
 from amplification.errors import ServingError
-from amplification.memo import Key, Memo, key_of
+from amplification.memo import Key, Memo, keys_of
 from amplification.question import Answer, Question
 from amplification.serving.base import Call, Completion, Sampler, StreamingSampler
+
+# A model that streams is set to work once this many calls wait, while the rest of a step is still being asked.
+ENOUGH_CALLS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,34 +30,34 @@ class Outcome:
         return Cost(memo_hits=1, tokens_saved=tokens) if self.hit else Cost(calls=1, tokens=tokens)
 
 
+UNDER_WAY = Outcome(Completion("", 0, 0, finished=False), hit=False)
+
+
 @dataclass(slots=True, eq=False)
 class _Group:
-    """The calls of one step of one workspace, answered together. `batches` are those it waits for."""
+    """The calls of one step of one workspace, answered together; `missing` of its outcomes are under way."""
 
     keys: list[Key]
     calls: Sequence[Call]
     future: asyncio.Future[list[Outcome]]
-    outcomes: dict[int, Outcome] = field(default_factory=dict)
-    batches: set[_Batch] = field(default_factory=set)
-
-    def resolve(self) -> None:
-        """Wake whoever waits; every outcome is there."""
-        self.future.set_result([self.outcomes[i] for i in range(len(self.keys))])
+    missing: int = 0
+    outcomes: list[Outcome] = field(default_factory=list)
 
 
 @dataclass(slots=True, eq=False)
 class _Batch:
-    """What one flush asks the model: the calls not yet answered by key, and the groups that wait for any of them."""
+    """What one flush asks the model: what of it is under way, and how many places in groups wait for that."""
 
-    calls: dict[Key, Call] = field(default_factory=dict)
-    groups: set[_Group] = field(default_factory=set)
+    flights: dict[Key, _Flight] = field(default_factory=dict)
+    waiting: int = 0
     task: asyncio.Task[None] | None = None
 
 
 @dataclass(slots=True)
 class _Flight:
-    """One key under way: its batch, and the places in groups that wait for it, first come first."""
+    """One key under way: its call and batch, and the places in groups that wait for it, first come first."""
 
+    call: Call
     batch: _Batch
     waiters: list[tuple[_Group, int]] = field(default_factory=list)
 
@@ -71,29 +74,36 @@ class Dispatcher:
         self.memo = memo or Memo()
         self._streaming = sampler if isinstance(sampler, StreamingSampler) else None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._start_afresh()
+
+    def _start_afresh(self) -> None:
         self._groups: list[_Group] = []
+        self._queued = self._seen = 0  # calls in those groups, now and one pass of the loop ago
+        self._is_watched = False
         self._flights: dict[Key, _Flight] = {}
-        self._seen = 0
 
     async def complete(self, agent: Agent, calls: Sequence[Call]) -> list[Outcome]:
         """One outcome a call, in order. Raises ServingError if the model cannot answer at all.
 
-        Cancelled, it lets go of its calls; those that nobody else waits for are aborted with the rest of their batch
-        once nobody waits for any of it.
+        Cancelled, it lets go of its calls; a batch is aborted once nobody waits for any of it.
         """
         self.memo.load(agent.digest)
         loop = asyncio.get_running_loop()
-        if loop is not self._loop:  # whatever an earlier loop left behind went with it
-            self._loop, self._groups, self._flights = loop, [], {}
-        group = _Group([key_of(agent.digest, call) for call in calls], calls, loop.create_future())
-        if not self._groups:
-            self._seen = 0
-            loop.call_soon(self._flush_when_quiet, loop)
+        if loop is not self._loop:  # whatever an earlier loop left behind ended with it
+            self._loop = loop
+            self._start_afresh()
+        group = _Group(keys_of(agent.digest, calls), calls, loop.create_future())
         self._groups.append(group)
+        self._queued += len(calls)
+        if self._streaming is not None and self._queued >= ENOUGH_CALLS:
+            self._flush(loop)
+        elif not self._is_watched:
+            self._is_watched, self._seen = True, 0
+            loop.call_soon(self._flush_when_quiet, loop)
         try:
             return await group.future
         finally:
-            if group.batches:  # cancelled, or failed in one batch while waiting for another
+            if group.missing:  # cancelled, or failed in one batch while another is under way
                 self._let_go(group)
 
     async def answers(self, agent: Agent, questions: Sequence[Question]) -> list[tuple[Answer, Outcome]]:
@@ -105,11 +115,15 @@ class Dispatcher:
         # While other workspaces still add calls, let them: one pass of the loop without news means all wait for us.
         if loop is not self._loop:
             return
-        if len(self._groups) > self._seen:
+        if len(self._groups) != self._seen:
             self._seen = len(self._groups)
             loop.call_soon(self._flush_when_quiet, loop)
             return
-        groups, self._groups = self._groups, []
+        self._is_watched = False
+        self._flush(loop)
+
+    def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
+        groups, self._groups, self._queued = self._groups, [], 0
         batch = _Batch()
         try:
             for group in groups:
@@ -126,82 +140,89 @@ class Dispatcher:
             if flight is None:
                 found, hit = self.memo.get(key)
                 if found is not None:
-                    group.outcomes[index] = Outcome(found, hit)
+                    group.outcomes.append(Outcome(found, hit))
                     continue
-                flight = self._flights[key] = _Flight(batch)
-                batch.calls[key] = group.calls[index]
+                flight = self._flights[key] = batch.flights[key] = _Flight(group.calls[index], batch)
             flight.waiters.append((group, index))
-            flight.batch.groups.add(group)
-            group.batches.add(flight.batch)
-        if len(group.outcomes) == len(group.keys):
-            group.resolve()
+            flight.batch.waiting += 1
+            group.missing += 1
+            group.outcomes.append(UNDER_WAY)
+        if not group.missing:
+            group.future.set_result(group.outcomes)
 
     def _depart(self, batch: _Batch, loop: asyncio.AbstractEventLoop) -> None:
-        if not batch.calls:
+        if not batch.flights:
             return
         if self._streaming is not None:
             batch.task = loop.create_task(self._stream(self._streaming, batch))
             return
-        keys = list(batch.calls)
-        self._land(batch, zip(keys, self.sampler.sample(list(batch.calls.values())), strict=True))
+        calls = [flight.call for flight in batch.flights.values()]
+        self._land(batch, zip(list(batch.flights), self.sampler.sample(calls), strict=True))
 
     async def _stream(self, sampler: StreamingSampler, batch: _Batch) -> None:
-        keys = list(batch.calls)
-        pieces = sampler.stream(list(batch.calls.values()))
+        keys = list(batch.flights)
+        pieces = sampler.stream([flight.call for flight in batch.flights.values()])
         try:
             async for piece in pieces:
                 self._land(batch, [(keys[place], completion) for place, completion in piece])
-            if batch.calls:
-                raise ServingError(f"the back end left {len(batch.calls)} of {len(keys)} calls unanswered")
+            if batch.flights:
+                raise ServingError(f"the back end left {len(batch.flights)} of {len(keys)} calls unanswered")
         except Exception as error:
             self._fail(batch, error)
         finally:
-            self._forget(batch)  # cancelled from outside, its calls are no longer under way
+            self._forget(batch)
             close = getattr(pieces, "aclose", None)
             if close is not None:
                 await close()
 
     def _land(self, batch: _Batch, arrived: Iterable[tuple[Key, Completion]]) -> None:
         """Remember completions and hand them to those who wait. A key that is not under way here is no news."""
-        fresh = {key: completion for key, completion in arrived if key in batch.calls}
+        fresh = {key: completion for key, completion in arrived if key in batch.flights}
         self.memo.put(list(fresh.items()))
-        flights = [self._flights.pop(key) for key in fresh]
-        for key in fresh:
-            del batch.calls[key]
-        for flight, completion in zip(flights, fresh.values(), strict=True):
-            hit = False  # the first who still waits pays
-            for group, index in flight.waiters:
+        for key, completion in fresh.items():
+            del self._flights[key]
+            hit = False
+            for group, index in batch.flights.pop(key).waiters:
+                batch.waiting -= 1
                 if group.future.done():
                     continue
                 group.outcomes[index] = Outcome(completion, hit)
-                hit = True
-                if len(group.outcomes) == len(group.keys):
-                    group.resolve()
-                    self._let_go(group)
+                hit = True  # the first who still waits has paid
+                group.missing -= 1
+                if not group.missing:
+                    group.future.set_result(group.outcomes)
+        self._abort_if_unwanted(batch)
 
     def _let_go(self, group: _Group) -> None:
-        """The group waits no longer. A batch under way for which nobody waits is aborted."""
-        for batch in group.batches:
-            batch.groups.discard(group)
-            if batch.calls and not batch.groups:
-                self._forget(batch)
-                if batch.task is not None:
-                    batch.task.cancel()
-        group.batches.clear()
+        """The group waits no longer."""
+        for key, outcome in zip(group.keys, group.outcomes, strict=True):
+            flight = self._flights.get(key)
+            if outcome is not UNDER_WAY or flight is None:
+                continue
+            others = [waiter for waiter in flight.waiters if waiter[0] is not group]
+            flight.batch.waiting -= len(flight.waiters) - len(others)
+            flight.waiters = others
+            self._abort_if_unwanted(flight.batch)
+
+    def _abort_if_unwanted(self, batch: _Batch) -> None:
+        if batch.flights and not batch.waiting and batch.task is not None:
+            self._forget(batch)
+            batch.task.cancel()
 
     def _fail(self, batch: _Batch, error: Exception, others: Iterable[_Group] = ()) -> None:
-        for group in [*batch.groups, *others]:
+        for group in [*self._waiting_for(batch), *others]:
             if not group.future.done():
                 group.future.set_exception(error)
         self._forget(batch)
 
     def _forget(self, batch: _Batch) -> None:
-        """What of the batch is not answered is no longer under way; whoever asks again starts a new flight."""
-        for key in batch.calls:
-            flight = self._flights.get(key)
-            if flight is not None and flight.batch is batch:
-                del self._flights[key]
-        batch.calls.clear()
-        for group in batch.groups:
+        """What is not answered is no longer under way: whoever asks again starts a new flight."""
+        for group in self._waiting_for(batch):
             group.future.cancel()  # does nothing to what is done
-        batch.groups.clear()
+        for key, flight in batch.flights.items():
+            if self._flights.get(key) is flight:
+                del self._flights[key]
+        batch.flights.clear()
+
+    def _waiting_for(self, batch: _Batch) -> list[_Group]:
+        return [group for flight in batch.flights.values() for group, _ in flight.waiters]

@@ -63,7 +63,7 @@ class Step:
     action: Action
     by: str
     left: Left
-    children: tuple[Node, ...] = ()
+    children: tuple[Node, ...] = field(default=(), repr=False)
 
 
 @dataclass(slots=True)
@@ -106,13 +106,13 @@ class Episode:
     `messages` are those that pointers in the tree stand for, by digest.
     """
 
-    tree: Node
+    tree: Node = field(repr=False)  # asyncio, of all things, takes the repr of results; a tree's has no end
     stop: StopReason
     cost: Cost
     seconds: float
     agent: str
     overseer: str
-    messages: Mapping[str, Content] = field(default_factory=lambda: MappingProxyType({}))
+    messages: Mapping[str, Content] = field(default_factory=lambda: MappingProxyType({}), repr=False)
 
     @property
     def question(self) -> Question:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 MAX_ANSWER_CHARS = 2_000
@@ -24,7 +23,7 @@ def digest(*parts: str) -> str:
     return h.hexdigest()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Message:
     """A text, in which `$1` stands for the message whose digest is `pointers[0]`.
 
@@ -35,10 +34,17 @@ class Message:
 
     text: str
     pointers: tuple[str, ...] = ()
+    # Worked out when it is asked for: of most messages in a large tree it never is.
+    _digest: str = field(default="", init=False, repr=False, compare=False)
 
-    @cached_property
+    @property
     def digest(self) -> str:
-        return digest(self.kind, self.text, *self.pointers)
+        if not self._digest:
+            object.__setattr__(self, "_digest", digest(*self._parts()))
+        return self._digest
+
+    def _parts(self) -> tuple[str, ...]:
+        return (self.kind, self.text, *self.pointers)
 
     @property
     def size(self) -> int:
@@ -46,14 +52,14 @@ class Message:
         return len(self.text)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Question(Message):
     """What is asked."""
 
     kind: ClassVar[str] = "question"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Answer(Message):
     """What came back: a text, or a failure with its reason. A failure is a value, never an exception."""
 
@@ -69,13 +75,24 @@ class Answer(Message):
     def ok(self) -> bool:
         return self.failure is None
 
-    @cached_property
-    def digest(self) -> str:
-        return digest(self.kind, self.text, self.failure or "", *self.pointers)
+    def _parts(self) -> tuple[str, ...]:
+        failure = "" if self.failure is None else f"failure {self.failure}"
+        return (self.kind, self.text, failure, *self.pointers)
 
     def shown(self) -> str:
         """The answer as a workspace shows it: failures are visible and cannot be taken for an answer."""
         return self.text[:MAX_ANSWER_CHARS] if self.ok else f"[no answer: {self.failure}]"[:MAX_ANSWER_CHARS]
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written down: half a character (a lone surrogate), as JSON may hold one, cannot."""
+    if text.isascii():  # at once, and most texts are
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def with_pointers(text: str, count: int, write: Callable[[int], str]) -> str:

@@ -23,9 +23,10 @@ def node_record(node: Node) -> Record:
         "stop": node.stop.value if node.stop else None,
         "asked": _message(node.asked) if node.asked else None,
         "samples": [{"answer": sample.text, "failure": sample.failure} for sample in node.samples],
-        "steps": [_step_record(step) for step in node.steps or ()],
     }
-    return record | {key: value for key, value in optional.items() if value}
+    record |= {key: value for key, value in optional.items() if value}
+    # A leaf has no steps; a copy of H^A that was ended before its first one has none yet.
+    return record if node.steps is None else record | {"steps": [_step_record(step) for step in node.steps]}
 
 
 def node_from(record: Mapping[str, Any]) -> Node:

@@ -18,17 +18,23 @@ def workspaces(node: Node, messages: Messages) -> Iterator[tuple[Workspace, Step
 
     Raises KeyError where `messages` lacks one that the node points to.
     """
-    desk = Desk(node.question, messages)
+    desk, before = Desk(node.question, messages), None
     for step in node.steps or ():
+        if before is not None:  # the last step is not done again: it may be one that was refused, or came to nothing
+            _done(before, desk, messages)
         yield desk.workspace(step.left), step
-        match step.action:
-            case Ask() if step.children:
-                asked = [child.asked or child.question for child in step.children]
-                desk.exchanged(asked, [child.answer for child in step.children])
-            case Look():
-                desk.looked(step.action)
-            case Make(made):
-                desk.made([messages.made(pieces, ANY_LENGTH) for pieces in made])
+        before = step
+
+
+def _done(step: Step, desk: Desk, messages: Messages) -> None:
+    match step.action:
+        case Ask():
+            asked = [child.asked or child.question for child in step.children]
+            desk.exchanged(asked, [child.answer for child in step.children])
+        case Look():
+            desk.looked(step.action)
+        case Make(made):
+            desk.made([messages.made(pieces, ANY_LENGTH) for pieces in made])
 
 
 def all_workspaces(root: Node, messages: Messages) -> Iterator[tuple[Workspace, Step]]:

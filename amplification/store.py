@@ -198,6 +198,13 @@ class Store:
         with self.engine.connect() as connection:
             yield from connection.execute(select(memo_table).where(memo_table.c.agent == agent))
 
+    def memo_row(self, key: tuple[str, str, str, int]) -> Any | None:
+        """One row of the memo by its primary key (agent, prompt, params, sample), if there is one."""
+        columns = (memo_table.c.agent, memo_table.c.prompt, memo_table.c.params, memo_table.c.sample)
+        conditions = [column == value for column, value in zip(columns, key, strict=True)]
+        with self.engine.connect() as connection:
+            return connection.execute(select(memo_table).where(*conditions)).first()
+
     def close(self) -> None:
         self.engine.dispose()
 

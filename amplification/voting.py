@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from amplification.question import Answer
+
+# Samples of different draws never share a number: a draw has at most so many.
+MOST_SAMPLES = 1_000
+
+Samples = Annotated[int, Field(ge=1, le=MOST_SAMPLES)]
 
 
 class Voting(BaseModel):
@@ -20,7 +25,7 @@ class Voting(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    samples: tuple[int, ...] = Field(default=(1,), min_length=1)
+    samples: tuple[Samples, ...] = Field(default=(1,), min_length=1)
     weights: Literal["majority", "probability"] = "majority"
 
     def samples_at(self, depth: int) -> int:

@@ -138,8 +138,10 @@ class Workspace:
 
     def characters(self) -> int:
         """Length of everything shown; the bound on it is `Limits.workspace_chars`."""
-        shown = sum(event.characters() for event in self.events)
-        return len(self.question.text) + shown + POINTER_CHARS * len(self.pointers)
+        shown = len(self.question.text) + POINTER_CHARS * len(self.pointers)
+        for event in self.events:
+            shown += event.characters()
+        return shown
 
     def knows(self, pointer: str) -> bool:
         """Whether the overseer was given this pointer."""

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from amplification.budget import Limits
 from amplification.overseers.config import OverseerConfig
 from amplification.serving.config import ServingConfig
+from amplification.voting import Voting
 
 
 class Settings(BaseModel):
@@ -64,9 +65,14 @@ class WarmStartConfig(Settings):
     """
 
     enabled: bool = True
-    steps: int = Field(default=600, ge=1)
+    steps: int = Field(default=600, ge=1)  # of generation 0
+    more_steps: int = Field(default=0, ge=0)  # of each generation beyond those of the one before: there is more to keep
     batch: int = Field(default=64, ge=1)
     learning_rate: float = Field(default=4e-3, gt=0)
+
+    def of(self, generation: int) -> WarmStartConfig:
+        """The settings with the steps of one generation."""
+        return self.model_copy(update={"steps": self.steps + generation * self.more_steps, "more_steps": 0})
 
 
 class RewardConfig(Settings):
@@ -137,6 +143,7 @@ class RunConfig(Settings):
     serving: ServingConfig = ServingConfig()
     overseer: OverseerConfig = OverseerConfig()
     limits: Limits = Limits()
+    voting: Voting = Voting()
     distill: DistillConfig = DistillConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
 

@@ -157,7 +157,7 @@ class Iteration:
             share = adversary.share if adversary.enabled else 0.0
             chosen = choose(self.models.tasks, n, settings, share, self.found, self.config.seed)
             judge = self.models.judge(previous, f"generation-{n}/labels")
-            return make_labels(judge, chosen, settings, out, progress)
+            return make_labels(judge, self.models.tasks, chosen, settings, out, progress)
 
         return work
 
@@ -167,8 +167,9 @@ class Iteration:
             from distill.labels import read_labels
 
             distill = self.config.distill
+            settings = distill.warm_start.of(n)
             return warm_start(
-                base, adapter, read_labels(labels), distill.adapter, distill.warm_start, out, self._seed(n), progress
+                base, adapter, read_labels(labels), distill.adapter, settings, out, self._seed(n), progress
             )
 
         return work
@@ -226,8 +227,8 @@ class Iteration:
         return work
 
     def _kept(self, n: int, base: Path, start: Path, labels: Path, out: Path) -> Metrics:
-        """Go back to the agent that PPO started from if H^A's held-out labels are met less often than before."""
-        from distill.keep import agreement, go_back
+        """Go back to the agent that PPO started from unless H^A's held-out labels are met clearly more often."""
+        from distill.keep import agreements, better, go_back
         from distill.labels import read_labels
 
         scope, rows = f"generation-{n}/agent", read_labels(labels)
@@ -235,10 +236,12 @@ class Iteration:
             self.models.asker(self.models.agent(name, base, folder), scope)
             for name, folder in (("before PPO", start), ("after PPO", out))
         ]
-        before, after = (agreement(ask, rows) for ask in asks)
-        if after < before:
+        before, after = (agreements(ask, rows) for ask in asks)
+        kept = better(before, after)
+        if not kept:
             go_back(out, start)
-        return {"kept": after >= before, "agreement_before": before, "agreement_after": after}
+        asked = max(1, len(before))
+        return {"kept": kept, "agreement_before": sum(before) / asked, "agreement_after": sum(after) / asked}
 
     def _evaluate(self, n: int, scope: str, agents: Mapping[str, Agent], amplified: Agent | None) -> Work:
         """Measure agents and, given one that has been trained, H^A with it, its robustness and its predecessor's."""

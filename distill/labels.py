@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from amplification.question import digest
+from amplification.tasks.base import FACT, Task
 from distill.config import LabelsConfig
 from distill.curriculum import Chosen
 from distill.judgement import Judge
@@ -17,20 +18,29 @@ LABELS_FILE = "labels.parquet"
 
 
 def make_labels(
-    judge: Judge, chosen: Iterable[Chosen], settings: LabelsConfig, out: Path, progress: Progress
+    judge: Judge,
+    tasks: Mapping[str, Task],
+    chosen: Iterable[Chosen],
+    settings: LabelsConfig,
+    out: Path,
+    progress: Progress,
 ) -> dict[str, Any]:
     """Ask H^A all chosen questions and write `labels.parquet`.
 
     Columns: question, answer (H^A's), task, level, source, part ("heldout" for the share that measures the reward
-    model, else "train"). Questions to which H^A came to no answer are left out and counted.
+    model, else "train"; a fact is held out only where there is nothing else). Questions to which H^A came to no
+    answer are left out and counted.
     """
     from datasets import Dataset
 
     chosen = list(chosen)
     answered = judge.answer([choice.question for choice in chosen], progress)
+    facts = [_is_fact(tasks, choice) for choice in chosen]
+    # Every later level rests on the facts: one that the agent is not taught is wrong in every label built upon it.
+    shares = [0.0 if fact and not all(facts) else settings.heldout for fact in facts]
     rows = [
-        {**asdict(choice), "answer": answer, "part": _part(choice.question, settings.heldout)}
-        for choice, answer in zip(chosen, answered.answers, strict=True)
+        {**asdict(choice), "answer": answer, "part": _part(choice.question, share)}
+        for choice, answer, share in zip(chosen, answered.answers, shares, strict=True)
         if answer is not None
     ]
     Dataset.from_list(rows).to_parquet(out / LABELS_FILE)
@@ -48,6 +58,10 @@ def read_labels(folder: Path) -> list[dict[str, Any]]:
 
     # keep_in_memory: no copy of the table in a cache outside the run folder
     return list(Dataset.from_parquet(str(folder / LABELS_FILE), keep_in_memory=True))
+
+
+def _is_fact(tasks: Mapping[str, Task], choice: Chosen) -> bool:
+    return choice.task in tasks and tasks[choice.task].split_key(choice.question) == FACT
 
 
 def _part(question: str, share: float) -> str:

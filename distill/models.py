@@ -57,7 +57,7 @@ class Models:
             return dispatcher if serving == config.serving else self.dispatcher(scope, serving)
 
         overseer = open_overseer(config.overseer, Parts(self.tasks, config.limits, config.serving, served))
-        return Judge(Amplified(overseer, agent, dispatcher, config.limits), scope)
+        return Judge(Amplified(overseer, agent, dispatcher, config.limits, config.voting), scope)
 
     def asker(self, agent: Agent, scope: str, cost: Cost | None = None) -> Ask:
         """The agent alone as a function from questions to answers; adds what it used to `cost`."""

@@ -8,10 +8,10 @@ from typing import Any
 from sqlalchemy import select
 
 from amplification.agent import Agent
-from amplification.consult import MOST_SAMPLES
 from amplification.episode import Node
 from amplification.messages import Messages, TooLong
 from amplification.store import Store, memo_table
+from amplification.voting import MOST_SAMPLES
 
 
 def sent(node: Node, messages: Messages, agent: Agent, stores: Sequence[Store], most_chars: int) -> Iterator[str]:

@@ -20,6 +20,10 @@ BENCHMARKS = MappingProxyType(
     {
         "throughput": "amplification.benchmarks.throughput:throughput",
         "http": "amplification.benchmarks.http:http",
+        "streams": "amplification.benchmarks.streams:streams_beside_batches",
+        "long-text": "amplification.benchmarks.long_text:long_text",
+        "reliability": "amplification.benchmarks.reliability:reliability",
+        "orchestration": "amplification.benchmarks.orchestration:orchestration",
     }
 )
 

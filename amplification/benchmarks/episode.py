@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,9 +37,9 @@ class HalvingOverseer(Overseer):
     name = "halving"
 
     async def act(self, workspace: Workspace) -> Decision:
-        return Decision(self._action(workspace))
+        return Decision(self._step(workspace))
 
-    def _action(self, workspace: Workspace) -> Action:
+    def _step(self, workspace: Workspace) -> Action:
         if workspace.exchanges:
             return Reply(str(sum(_number(exchange.answer.text) for exchange in workspace.exchanges)))
         digits = workspace.question.text.removeprefix(PREFIX).split()
@@ -62,22 +64,38 @@ def run_episode(sampler: Sampler, agent: Agent, questions: Sequence[Question], s
     try:
         amplified = Amplified(HalvingOverseer(), agent, Dispatcher(sampler, Memo(store, "bench")), LIMITS)
         started = time.perf_counter()
-        episode = asyncio.run(amplified.answer(root))
+        stop, calls = asyncio.run(_stop_and_calls(amplified, root))
         seconds = time.perf_counter() - started
     finally:
         store.close()
-    if episode.stop != StopReason.REPLIED or episode.cost.calls != len(questions):
-        raise StageError(f"bench: the episode ended as '{episode.stop}' after {episode.cost.calls} calls")
+    if stop != StopReason.REPLIED or calls != len(questions):
+        raise StageError(f"bench: the episode ended as '{stop}' after {calls} calls")
     return seconds
 
 
-def tiny_agent(folder: Path) -> Agent:
+async def _stop_and_calls(amplified: Amplified, root: Question) -> tuple[StopReason, int]:
+    # Not the episode itself: asyncio.run makes the repr of what it returns (in signal.getsignal), here a whole tree.
+    episode = await amplified.answer(root)
+    return episode.stop, episode.cost.calls
+
+
+def tiny_agent(folder: Path, apart: bool = False) -> Agent:
     """An agent on a new tiny model. Two tokens, an answer and its end, are what a trained agent gives; this one would
-    never end by itself."""
-    return Agent.load("tiny", ModelRef(str(make_tiny_model(folder))), SamplingParams(max_tokens=2))
+    never end by itself.
+
+    apart: make the model in another process. A client of servers has no torch in it, whose many objects would double
+    the cost of its garbage collections.
+    """
+    if apart:
+        subprocess.run(
+            [sys.executable, "-c", f"import {__name__} as e; e.make_tiny_model({str(folder)!r})"], check=True
+        )
+    else:
+        make_tiny_model(folder)
+    return Agent.load("tiny", ModelRef(str(folder)), SamplingParams(max_tokens=2))
 
 
-def make_tiny_model(folder: Path) -> Path:
+def make_tiny_model(folder: Path | str) -> Path:
     """A Llama of the demo's shape with random weights, and a tokenizer with one token a word."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -102,7 +120,7 @@ def make_tiny_model(folder: Path) -> Path:
         eos_token_id=2,
     )
     LlamaForCausalLM(shape).save_pretrained(folder, safe_serialization=True)
-    return folder
+    return Path(folder)
 
 
 def _part(digits: Sequence[str]) -> SubQuestion:

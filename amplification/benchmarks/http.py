@@ -46,7 +46,7 @@ class Http(Measured):
 
 
 def http(settings: Settings) -> Http:
-    """Measure one episode of distinct agent calls (2,048 by default) on a server of a tiny model, cold memo each repeat.
+    """Measure one episode of distinct agent calls (2,048 by default) on a server of a tiny model, with a cold memo.
 
     A repeat measures H^A, a bare client that sends the tree level by level, all lists of a level at once, and the same
     client with one prompt a request. The ratio is the median of the repeats' ratios, since a busy machine's speed
@@ -55,7 +55,7 @@ def http(settings: Settings) -> Http:
     calls, repeats = settings.calls_within(2048, 2, MOST_CALLS), settings.repeats or 7
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        agent, questions = tiny_agent(folder / "model"), distinct_questions(calls)
+        agent, questions = tiny_agent(folder / "model", apart=True), distinct_questions(calls)
         with vllm_server(folder / "model") as server:
             options = HttpConfig(servers=(server.url,))
             sampler = OpenAISampler(ServingConfig(backend="openai", http=options))
@@ -105,7 +105,7 @@ class Bare:
 
     async def _run(self, levels: Sequence[Sequence[str]], size: int) -> None:
         under_way = self.options.requests_under_way * (1 if size > 1 else 16)
-        limits = httpx.Limits(max_connections=under_way)
+        limits = httpx.Limits(max_connections=under_way, keepalive_expiry=2)
         async with httpx.AsyncClient(trust_env=False, verify=False, limits=limits, timeout=300) as client:
             for level in levels:
                 parts = [level[start : start + size] for start in range(0, len(level), size)]

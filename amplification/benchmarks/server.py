@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +31,8 @@ class RunningServer:
 
     def kill(self) -> None:
         """SIGKILL to the server and its engine."""
-        os.killpg(self.process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # all gone already
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
 
@@ -46,7 +47,9 @@ def vllm_server(model: Path, *options: str) -> Iterator[RunningServer]:
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
     command += ["--host", "127.0.0.1", "--port", str(port), "--block-size", "32", "--max-model-len", "128"]
     command += ["--enforce-eager", "--disable-uvicorn-access-log", "--uvicorn-log-level", "warning", *options]
-    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+    environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+    environment["VLLM_HTTP_TIMEOUT_KEEP_ALIVE"] = "300"  # bare clients know no retries
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a tiny model's threads spin longer than they work
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
@@ -56,14 +59,12 @@ def vllm_server(model: Path, *options: str) -> Iterator[RunningServer]:
         _wait(server, log)
         yield server
     except BaseException:
-        if process.poll() is not None or log.stat().st_size:
-            print(f"the server's log is kept in {log}", file=sys.stderr)
+        print(f"the server's log is kept in {log}", file=sys.stderr)
         raise
     else:
         log.unlink()
     finally:
-        if process.poll() is None:
-            server.kill()
+        server.kill()  # even if it has ended: its engine may not have
 
 
 def _wait(server: RunningServer, log: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
 from amplification.question import digest
@@ -23,6 +24,7 @@ class SamplingParams:
     json_schema: str | None = None
     logprob: bool = False
 
+    @lru_cache(maxsize=256)  # noqa: B019 - few of them, and immutable: every call of an agent asks for the same string
     def key(self) -> str:
         """All that decides what is drawn, as one short string. Asking for log-probabilities does not change the draw,
         yet completions without them cannot stand in for those with."""
@@ -45,7 +47,7 @@ class ModelRef:
         return digest(self.base, self.adapter or "")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Call:
     """One prompt for one model. `sample` distinguishes repeated draws of one prompt."""
 
@@ -55,9 +57,12 @@ class Call:
     sample: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Completion:
-    """What a model returned. `logprob` is the sum over the completion's tokens, None if not asked for.
+    """What a model returned.
+
+    `logprob` is the sum over the completion's tokens, its end included, of their natural log-probabilities in the
+    model's own distribution (temperature 1, before a nucleus or a schema's mask); None if not asked for.
 
     `error` says why this one call could not be answered (a prompt that is too long, say); the others of its batch are.
     """

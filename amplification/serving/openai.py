@@ -230,8 +230,9 @@ class OpenAISampler:
             return
         words, one_prompt = words_of(response.content, self._key)
         if status in (408, 429) or status >= 500:
-            may_later = status in (429, 503)  # it is well, and says so: only the deadline ends this
-            raise Failed(f"answered {status} ({words})", not may_later, _retry_after(response))
+            later = status in (429, 503)  # it asks for patience, and only the deadline ends that
+            pause = min(_retry_after(response), self.http.deadline)
+            raise Failed(f"answered {status} ({words})", not later, pause)
         if one_prompt:
             raise _PromptRefused(words)
         raise ServingError(f"{server.url} refused a request with {status}: {words}")

@@ -224,8 +224,8 @@ def _tokens(tokenizer: Any, vocabulary: int) -> Any:
         raise InputError(WHERE, problem, "give a model with a fast tokenizer") from None
     # xgrammar 0.2 lets control characters into strings of bounded length, where JSON has none.
     says = found.decoded_vocab
-    words = ["" if any(byte < SPACE for byte in says[i]) else word for i, word in enumerate(words)]
-    return TokenizerInfo.from_vocab_and_metadata(words, found.dump_metadata())
+    kept: list[str | bytes] = ["" if any(byte < SPACE for byte in says[i]) else word for i, word in enumerate(words)]
+    return TokenizerInfo.from_vocab_and_metadata(kept, found.dump_metadata())
 
 
 def _has_all_bytes(tokens: Any) -> bool:

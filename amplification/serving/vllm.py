@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 
 from amplification.errors import InputError, ServingError
 from amplification.serving.base import Call, Completion, ModelRef, SamplingParams
@@ -49,7 +49,7 @@ class VLLMSampler:
             self._leave(flow)
         return [done[i] for i in range(len(calls))]
 
-    async def stream(self, calls: Sequence[Call]) -> AsyncIterator[list[tuple[int, Completion]]]:
+    async def stream(self, calls: Sequence[Call]) -> AsyncGenerator[list[tuple[int, Completion]], None]:
         """(place in `calls`, completion) as they come, each place once. Raises as `sample` does, at the first step.
 
         Calls join the engine between its steps. Those that cannot share its batch wait for their turn (see `Queue`).

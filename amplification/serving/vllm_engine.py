@@ -19,7 +19,6 @@ from amplification.serving.process import same_process_settings, same_random_sta
 from amplification.serving.schema import Schemas
 from amplification.serving.text import Text
 from amplification.serving.vllm_queue import Queue
-from amplification.serving.vllm_schema import use_schemas
 from amplification.serving.vllm_weights import change_weights
 
 # Read when vLLM is imported or an engine starts. In one process an engine starts in a second or two, not in twenty.
@@ -52,6 +51,8 @@ class Engine:
         self.text = Text(tokenizer, max_model_len, base.vocabulary)
         self._schemas = Schemas(tokenizer, base.vocabulary)
         core = self._llm.llm_engine.engine_core
+        from amplification.serving.vllm_schema import use_schemas  # imports vLLM
+
         use_schemas(core.engine_core.structured_output_manager, self._schemas)
         self.queue = Queue(core, self.text, self._hold if self.merges else None)
 

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 from typing import Literal, Protocol
 
-from amplification.question import digest
+from amplification.question import Question, digest
 from amplification.workspace import Action, Workspace
 
 Split = Literal["train", "held_out"]
@@ -53,6 +53,20 @@ class Task(Protocol):
 
     def words(self) -> tuple[str, ...]:
         """Every word that can stand in a question or an answer, for a tokenizer made from scratch."""
+        ...
+
+
+class TextTask(Protocol):
+    """A family of questions about something that they point to. It is answered, not trained on: so no levels."""
+
+    name: str
+
+    def understands(self, question: Question) -> bool:
+        """Whether the question is of this task, with all that it must point to."""
+        ...
+
+    def act(self, workspace: Workspace) -> Action:
+        """The program overseer's next step."""
         ...
 
 

@@ -23,7 +23,8 @@ MAX_NESTING = 32
 GROUP = 0.08
 SHORT, NOT_SHORT, BRACKETS_SHORT = 2, 0.3, 0.15
 NOT_LONG, BRACKETS_LONG = 0.13, 0.06
-MAX_WRAPS, MAX_WRAPS_ALONE = 3, 4
+# The most around one term, around a literal that stands alone, and in a whole short expression.
+MAX_WRAPS, MAX_WRAPS_ALONE, MAX_WRAPS_SHORT = 3, 4, 4
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,10 @@ class Boolean:
         wraps = _Wraps(NOT_SHORT, BRACKETS_SHORT, MAX_WRAPS) if level <= SHORT else _Wraps(NOT_LONG, BRACKETS_LONG, 2)
         if level == 1:
             return f"{_term(1, wraps._replace(most=MAX_WRAPS_ALONE), rng)} is"
-        return f"{_expression(level, wraps, rng)} is"
+        text = _expression(level, wraps, rng)
+        while level <= SHORT and _wrapped(text) > MAX_WRAPS_SHORT:
+            text = _expression(level, wraps, rng)
+        return f"{text} is"
 
     def level_of(self, text: str) -> int | None:
         node = _parsed(text)
@@ -203,6 +207,12 @@ class _Wraps(NamedTuple):
     negated: float
     bracketed: float
     most: int
+
+
+def _wrapped(text: str) -> int:
+    """How many `not`s and pairs of brackets there are."""
+    words = text.split()
+    return words.count("not") + words.count("(")
 
 
 def _expression(literals: int, wraps: _Wraps, rng: random.Random) -> str:

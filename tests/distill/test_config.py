@@ -134,3 +134,11 @@ def test_dotted_keys_are_those_of_the_nested_sections() -> None:
             annotation = kind.model_fields[part].annotation
             assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
             kind = annotation
+
+
+def test_later_generations_have_longer_warm_starts() -> None:
+    settings = RunConfig.model_validate(
+        {"distill": {"warm_start": {"steps": 700, "more_steps": 300}}}
+    ).distill.warm_start
+    assert [settings.of(n).steps for n in range(3)] == [700, 1000, 1300]
+    assert settings.of(2).of(5) == settings.of(2)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from amplification.serving.base import ModelRef, SamplingParams
+from amplification.serving.config import ServingConfig
+from amplification.serving.vllm import VLLMSampler
 
 Oracle = Callable[[ModelRef, Sequence[str], int], list[list[int]]]
 GREEDY = SamplingParams(max_tokens=3)
@@ -34,6 +36,24 @@ def adapted(tiny_model: Path, tiny_adapter: Path) -> ModelRef:
 @pytest.fixture(scope="session")
 def other(tiny_model: Path, other_adapter: Path) -> ModelRef:
     return ModelRef(str(tiny_model), str(other_adapter))
+
+
+@pytest.fixture(scope="session")
+def sampler() -> Iterator[VLLMSampler]:
+    """Adapters merged into the weights. One for all tests of vLLM: engines are slow to start."""
+    pytest.importorskip("vllm")
+    opened = VLLMSampler(ServingConfig(adapters="merge", max_model_len=64))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="session")
+def beside() -> Iterator[VLLMSampler]:
+    """Adapters beside the base, more of them in a test than there are slots."""
+    pytest.importorskip("vllm")
+    opened = VLLMSampler(ServingConfig(adapters="lora", max_model_len=64, max_lora_rank=8, max_loras=2))
+    yield opened
+    opened.close()
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from amplification.errors import InputError, ServingError
 from amplification.serving import open_sampler
-from amplification.serving.base import Call, ModelRef, SamplingParams
+from amplification.serving.base import Call, Completion, ModelRef, SamplingParams
 from amplification.serving.config import SAMPLERS, ServingConfig
 from amplification.serving.scripted import ScriptedSampler
 
@@ -90,9 +90,9 @@ def test_a_bad_script_file_is_named(tmp_path: Path, content: str) -> None:
 
 
 def test_an_unknown_back_end_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValidationError, match=r"'vlm' is not a serving back end.*vllm, transformers, scripted"):
+    with pytest.raises(ValidationError, match=r"'vlm' is not a serving back end.*vllm, openai, transformers, scripted"):
         ServingConfig(backend="vlm")
-    with pytest.raises(InputError, match=r"serving\.backend.*'vlm'.*vllm, transformers, scripted"):
+    with pytest.raises(InputError, match=r"serving\.backend.*'vlm'.*vllm, openai, transformers, scripted"):
         open_sampler(ServingConfig.model_construct(backend="vlm"))
 
 
@@ -103,3 +103,13 @@ def test_every_registered_back_end_opens_and_closes_without_a_model(name: str) -
     assert sampler.sample([]) == []
     sampler.close()
     sampler.close()
+
+
+def test_a_schema_is_passed_over_and_a_log_probability_given_if_asked_for() -> None:
+    asked = Call(MODEL, "a", SamplingParams(json_schema='{"type": "object"}', logprob=True))
+    assert ScriptedSampler(answers={"a": "one"}).sample([asked, call("a")]) == [
+        Completion("one", 1, 1, logprob=0.0),
+        Completion("one", 1, 1),
+    ]
+    given = ScriptedSampler(answers={"a": "one"}, logprobs=lambda c: -len(c.prompt))
+    assert given.sample([asked])[0].logprob == -1

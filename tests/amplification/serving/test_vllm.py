@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,21 +21,6 @@ pytest.importorskip("vllm")
 GREEDY = SamplingParams(max_tokens=3)
 HOT = SamplingParams(max_tokens=3, temperature=1.0)
 MERGE = ServingConfig(adapters="merge", max_model_len=64)
-
-
-@pytest.fixture(scope="module")
-def sampler() -> Iterator[VLLMSampler]:
-    opened = VLLMSampler(MERGE)
-    yield opened
-    opened.close()
-
-
-@pytest.fixture(scope="module")
-def beside() -> Iterator[VLLMSampler]:
-    """Adapters beside the base, more of them in a test than there are slots."""
-    opened = VLLMSampler(ServingConfig(adapters="lora", max_model_len=64, max_lora_rank=8, max_loras=2))
-    yield opened
-    opened.close()
 
 
 @pytest.fixture(params=["merged", "beside"])
@@ -181,9 +166,9 @@ def test_an_engine_that_fails_is_replaced(
     from amplification.errors import ServingError
 
     sampler.sample([Call(base, prompts[0], GREEDY)])
-    sampler._engines.popitem()[1].close()
+    sampler._engines.pop(sampler._key(base)).close()
     sampler.sample([Call(base, prompts[0], GREEDY)])
-    core = next(iter(sampler._engines.values()))._llm.llm_engine.engine_core
+    core = sampler._engine(base)._llm.llm_engine.engine_core
 
     def broken() -> None:
         raise RuntimeError("out of memory")

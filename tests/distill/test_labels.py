@@ -1,0 +1,62 @@
+"""Which labels are held out from training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from amplification.episode import Cost
+from amplification.tasks import task
+from amplification.tasks.base import NONSENSE, questions
+from distill.config import LabelsConfig
+from distill.curriculum import Chosen
+from distill.judgement import Answers
+from distill.labels import make_labels, read_labels
+from tests.distill.training import TASKS, silent
+
+HALF = LabelsConfig(heldout=0.5)
+
+
+class Scripted:
+    """A judge that knows the truth, and gives no answer to the questions it was told not to."""
+
+    def __init__(self, unanswered: Sequence[str] = ()) -> None:
+        self.unanswered = unanswered
+
+    def answer(self, texts: Sequence[str], progress: Any = None) -> Answers:
+        said = [None if text in self.unanswered else TASKS["summing"].truth(text) for text in texts]
+        return Answers(tuple(said), Cost())
+
+
+def chosen(level: int, count: int) -> list[Chosen]:
+    texts = islice(questions(task("summing"), level, "train", 0), count)
+    return [Chosen(text, "summing", level, "task") for text in texts]
+
+
+def held_out(rows: Sequence[dict[str, Any]], level: int) -> int:
+    return sum(row["part"] == "heldout" for row in rows if row["level"] == level)
+
+
+def labels(judge: Any, asked: Sequence[Chosen], out: Path) -> list[dict[str, Any]]:
+    make_labels(judge, TASKS, asked, HALF, out, silent)
+    return read_labels(out)
+
+
+def test_facts_are_taught_and_other_labels_are_held_out_in_part(tmp_path: Path) -> None:
+    rows = labels(Scripted(), [*chosen(1, 40), *chosen(2, 40)], tmp_path)
+    assert len(rows) == 80
+    assert held_out(rows, 1) == 0
+    assert 0 < held_out(rows, 2) < 40
+
+
+def test_facts_are_held_out_where_there_is_nothing_else(tmp_path: Path) -> None:
+    assert 0 < held_out(labels(Scripted(), chosen(1, 40), tmp_path), 1) < 40
+
+
+def test_unanswered_questions_have_no_label(tmp_path: Path) -> None:
+    asked = chosen(2, 3)
+    rows = labels(Scripted([asked[1].question]), asked, tmp_path)
+    assert [row["question"] for row in rows] == [asked[0].question, asked[2].question]
+    assert NONSENSE not in {row["answer"] for row in rows}
