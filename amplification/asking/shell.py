@@ -93,7 +93,7 @@ class Shell:
 
     def say(self, text: str) -> None:
         """One line."""
-        self.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+        self.console.print(printable_lines(" ".join(text.splitlines())), markup=False, highlight=False, soft_wrap=True)
 
     def say_lines(self, text: str) -> None:
         """A text of several lines."""
