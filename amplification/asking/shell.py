@@ -106,19 +106,22 @@ class Shell:
         known, watcher = self.session.messages(asked.pointers), Watcher(self.answering.limits)
         turn = self.session.begin(typed, question, self.answering.agent.digest)
         consults = self.understands(asked)
+        starts = consults and not self.answering.is_open
         try:
             episode = self.answering.answer(asked, known, self.console, watcher, corrections, consults)
         except (KeyboardInterrupt, EOFError):
             self._stopped(turn, watcher, Messages(known.values()))
             return False
         self._show(self.session.end(turn, episode), episode)
+        self.say(cost_line(episode.cost, episode.seconds) + (" with the model's start" if starts else ""))
         return True
 
     def direct(self, question: Question) -> None:
         """Ask the agent alone; nothing of it is kept but the memo."""
+        starts = not self.answering.is_open
         answer, cost, seconds = self.answering.alone(question, self.session.messages(question.pointers))
         self.say(f"{self.answering.agent.name}: {answer.shown()}")
-        self.say(f"{cost_line(cost, seconds)} with the model's start")
+        self.say(cost_line(cost, seconds) + (" with the model's start" if starts else ""))
 
     def _stopped(self, turn: Turn, watcher: Watcher, messages: Messages) -> None:
         self.console.print()
@@ -134,7 +137,6 @@ class Shell:
         self.console.print(tree_view(self.shown.outline), highlight=False)
         number = f"a{turn.number}, " if self.session.name != ONCE else ""
         self.say(f"{number}H^{self.answering.agent.name}: {episode.answer.shown()}")
-        self.say(cost_line(episode.cost, episode.seconds))
 
     def _greet(self) -> None:
         self.say(f"session {self.session.name}; type a question, or /help")
