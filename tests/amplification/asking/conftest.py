@@ -92,7 +92,8 @@ class Typist:
         self.pid, self.terminal = pty.fork()
         if self.pid == 0:
             os.execve(command[0], command, environment)
-        self.seen, self._read_up_to, self.status = "", 0, None
+        self.seen, self._read_up_to = "", 0
+        self.status: int | None = None
 
     def type(self, text: str) -> None:
         os.write(self.terminal, text.encode())

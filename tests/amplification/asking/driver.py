@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from unittest.mock import patch
 
 from amplification import ask, cli
 from amplification.serving.base import Call, Completion, ModelRef
@@ -51,5 +52,5 @@ class Model:
 
 
 if __name__ == "__main__":
-    ask.open_sampler = lambda settings: Model()
-    sys.exit(cli.main())
+    with patch.object(ask, "open_sampler", lambda settings: Model()):
+        sys.exit(cli.main())

@@ -13,7 +13,7 @@ from rich.console import Console
 from amplification.asking.outline import Branch, Outline
 from amplification.asking.view import tree_view
 from amplification.asking.watch import growing
-from amplification.episode import Node, Step
+from amplification.episode import UNFINISHED, Node, Step
 from amplification.question import Answer, Question
 from amplification.workspace import Ask, Left, SubQuestion
 
@@ -22,7 +22,7 @@ def tree(rng: random.Random, size: int) -> Node:
     """A random tree of so many nodes, with unfinished ones."""
     nodes = [Node(Question(f"q{n}"), "amplified", Answer(f"r{n}")) for n in range(size)]
     for node in rng.sample(nodes, size // 4):
-        node.answer = Node.__dataclass_fields__["answer"].default
+        node.answer = UNFINISHED
     for place, node in enumerate(nodes[1:], start=1):
         parent = nodes[rng.randrange(place)]
         step = Step(Ask((SubQuestion(node.question),)), "h", Left(), (node,))
