@@ -23,7 +23,7 @@ from amplification.episodes import found
 from amplification.errors import AmplifyError, InputError
 from amplification.messages import Messages
 from amplification.question import Question
-from amplification.terminal import cost_line, printable, printable_lines
+from amplification.terminal import cost_line, printable, printable_lines, shortened
 
 PROMPT = "> "
 
@@ -83,7 +83,9 @@ class Shell:
         except AmplifyError as error:
             self.say(str(error))
         except SQLAlchemyError as error:
-            self.say(f"{self.session.store.url}: the store cannot be used now ({error}); try again")
+            # Its own words alone: the error's text holds the whole row, which may be a large file.
+            reason = shortened(str(getattr(error, "orig", error)), 200)
+            self.say(f"{self.session.store.url.removeprefix('sqlite:///')}: the store failed ({reason}); try again")
         except KeyboardInterrupt:
             self.say("stopped")
 
