@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from unittest.mock import patch
 
-from amplification import ask, cli
+from amplification import cli, serving
 from amplification.serving.base import Call, Completion, ModelRef
+from amplification.serving.config import ServingConfig
 from amplification.tasks import task_of
 
 FOLDER = Path(os.environ["AMPLIFY_TEST"])
@@ -23,6 +24,9 @@ FOLDER = Path(os.environ["AMPLIFY_TEST"])
 
 class Model:
     """Answers with the truth; to another draw of a question with the truth too, which `wrong.json` spares."""
+
+    def __init__(self, settings: ServingConfig) -> None:
+        pass
 
     def sample(self, calls: Sequence[Call]) -> list[Completion]:
         wrong = json.loads((FOLDER / "wrong.json").read_text()) if (FOLDER / "wrong.json").exists() else {}
@@ -52,5 +56,5 @@ class Model:
 
 
 if __name__ == "__main__":
-    with patch.object(ask, "open_sampler", lambda settings: Model()):
+    with patch.object(serving, "SAMPLERS", dict.fromkeys(serving.SAMPLERS, "__main__:Model")):
         sys.exit(cli.main())
