@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 from amplification import cli, serving
 from amplification.serving.base import Call, Completion, ModelRef
-from amplification.serving.config import ServingConfig
+from amplification.serving.config import SAMPLERS, ServingConfig
 from amplification.tasks import task_of
 
 FOLDER = Path(os.environ["AMPLIFY_TEST"])
@@ -56,5 +56,5 @@ class Model:
 
 
 if __name__ == "__main__":
-    with patch.object(serving, "SAMPLERS", dict.fromkeys(serving.SAMPLERS, "__main__:Model")):
+    with patch.object(serving, "SAMPLERS", dict.fromkeys(SAMPLERS, "__main__:Model")):
         sys.exit(cli.main())
