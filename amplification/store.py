@@ -93,9 +93,9 @@ class Store:
         self.engine = _engine(url)
         where = url.removeprefix("sqlite:///")
         try:
-            self._check_format(where)
-            self.create(metadata)
-            self.insert(meta_table, [{"key": "format", "value": str(FORMAT)}])
+            if not self._has_format(where):
+                self.create(metadata)
+                self.insert(meta_table, [{"key": "format", "value": str(FORMAT)}])
         except OperationalError as error:
             raise InputError(
                 where, f"the store cannot be opened ({error.orig})", "check that the folder is writable"
@@ -117,16 +117,18 @@ class Store:
                 for index in tables.tables[name].indexes:
                     connection.execute(CreateIndex(index, if_not_exists=True))
 
-    def _check_format(self, where: str) -> None:
-        """Before anything is written: a store of another version stays as it is."""
+    def _has_format(self, where: str) -> bool:
+        """Whether this is a store already. Nothing is written then: neither does a reader wait for a writer, nor is a
+        store of another version changed, for which InputError is raised."""
         if not inspect(self.engine).has_table(meta_table.name):
-            return
+            return False
         with self.engine.connect() as connection:
             found = connection.execute(select(meta_table.c.value).where(meta_table.c.key == "format")).scalar()
         if found is not None and int(found) != FORMAT:
             newer = int(found) > FORMAT
             problem = f"format {found} is {'newer' if newer else 'older'} than this version reads ({FORMAT})"
             raise InputError(where, problem, "upgrade this package" if newer else "make the run again elsewhere")
+        return found is not None
 
     def insert(self, table: Table, rows: Sequence[dict[str, Any]]) -> None:
         """Write rows in one transaction; a row whose key is already there is left as it is.

@@ -116,6 +116,11 @@ class Answering:
         return answer, outcome.cost(), time.monotonic() - started
 
     @property
+    def is_open(self) -> bool:
+        """Whether the model has been opened."""
+        return self._dispatcher is not None
+
+    @property
     def dispatcher(self) -> Dispatcher:
         """Opens the model. Raises ServingError or InputError if that cannot be done."""
         if self._dispatcher is None:

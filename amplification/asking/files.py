@@ -55,4 +55,4 @@ def export(run: Path, name: str, records: Iterable[Record]) -> tuple[Path, int]:
         partial.replace(path)
     except OSError as error:
         raise InputError(where, f"it cannot be written ({error.strerror})", "choose another name") from None
-    return path, count
+    return run / EXPORTS / path.relative_to(folder), count

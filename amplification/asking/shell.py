@@ -23,7 +23,7 @@ from amplification.episodes import found
 from amplification.errors import AmplifyError, InputError
 from amplification.messages import Messages
 from amplification.question import Question
-from amplification.terminal import cost_line, printable, printable_lines
+from amplification.terminal import cost_line, printable, printable_lines, shortened
 
 PROMPT = "> "
 
@@ -83,7 +83,9 @@ class Shell:
         except AmplifyError as error:
             self.say(str(error))
         except SQLAlchemyError as error:
-            self.say(f"{self.session.store.url}: the store cannot be used now ({error}); try again")
+            # Its own words alone: the error's text holds the whole row, which may be a large file.
+            reason = shortened(str(getattr(error, "orig", error)), 200)
+            self.say(f"{self.session.store.url.removeprefix('sqlite:///')}: the store failed ({reason}); try again")
         except KeyboardInterrupt:
             self.say("stopped")
 
@@ -93,7 +95,7 @@ class Shell:
 
     def say(self, text: str) -> None:
         """One line."""
-        self.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+        self.console.print(printable_lines(" ".join(text.splitlines())), markup=False, highlight=False, soft_wrap=True)
 
     def say_lines(self, text: str) -> None:
         """A text of several lines."""
@@ -106,19 +108,22 @@ class Shell:
         known, watcher = self.session.messages(asked.pointers), Watcher(self.answering.limits)
         turn = self.session.begin(typed, question, self.answering.agent.digest)
         consults = self.understands(asked)
+        starts = consults and not self.answering.is_open
         try:
             episode = self.answering.answer(asked, known, self.console, watcher, corrections, consults)
         except (KeyboardInterrupt, EOFError):
             self._stopped(turn, watcher, Messages(known.values()))
             return False
         self._show(self.session.end(turn, episode), episode)
+        self.say(cost_line(episode.cost, episode.seconds) + (" with the model's start" if starts else ""))
         return True
 
     def direct(self, question: Question) -> None:
         """Ask the agent alone; nothing of it is kept but the memo."""
+        starts = not self.answering.is_open
         answer, cost, seconds = self.answering.alone(question, self.session.messages(question.pointers))
         self.say(f"{self.answering.agent.name}: {answer.shown()}")
-        self.say(f"{cost_line(cost, seconds)} with the model's start")
+        self.say(cost_line(cost, seconds) + (" with the model's start" if starts else ""))
 
     def _stopped(self, turn: Turn, watcher: Watcher, messages: Messages) -> None:
         self.console.print()
@@ -134,7 +139,6 @@ class Shell:
         self.console.print(tree_view(self.shown.outline), highlight=False)
         number = f"a{turn.number}, " if self.session.name != ONCE else ""
         self.say(f"{number}H^{self.answering.agent.name}: {episode.answer.shown()}")
-        self.say(cost_line(episode.cost, episode.seconds))
 
     def _greet(self) -> None:
         self.say(f"session {self.session.name}; type a question, or /help")

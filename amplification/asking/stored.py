@@ -22,7 +22,7 @@ from amplification.errors import InputError
 from amplification.messages import Messages
 from amplification.serving.base import ModelRef
 from amplification.store import Store
-from amplification.terminal import cost_line, printable, printable_lines, shortened
+from amplification.terminal import cost_line, printable_lines, shortened
 
 # Lines of a tree that is shown by itself.
 LINES = 200
@@ -97,4 +97,4 @@ def _show(stores: Sequence[Store], name: str, number: int | None, most_chars: in
 
 
 def _say(console: Console, text: str) -> None:
-    console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+    console.print(printable_lines(text), markup=False, highlight=False, soft_wrap=True)

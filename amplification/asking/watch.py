@@ -63,8 +63,10 @@ class Watcher:
             if not waiting:
                 return
             node, depth = waiting.popleft()
-            self.deepest = max(self.deepest, depth)
-            waiting.extend((child, depth + 1) for child in node.children if child.answer is UNFINISHED)
+            children = list(node.children)
+            if children:
+                self.deepest = max(self.deepest, depth + 1)
+            waiting.extend((child, depth + 1) for child in children if child.answer is UNFINISHED)
 
 
 class LiveView:
