@@ -143,7 +143,7 @@ class Amplified:
     async def _decide(self, shown: Workspace, account: Account, cost: Cost) -> Decision:
         """H's next step, its own model's calls within the budget."""
         cost.overseer_steps += 1
-        bound, used = self.overseer.bound, FREE
+        bound, used = self.overseer.bound(shown), FREE
         if bound is FREE:
             return await self.overseer.act(shown)
         account.reserve(*bound)

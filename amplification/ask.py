@@ -1,39 +1,54 @@
-"""Asking a finished run's agent, or H with that agent, one question."""
+"""Asking a finished run's agent, or H with that agent: one question, or a session in the terminal."""
 
 from __future__ import annotations
 
-import asyncio
 import re
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from amplification.agent import Agent
-from amplification.amplified import Amplified
+from amplification.asking.answering import Answering, Stores
+from amplification.asking.lines import Lines
+from amplification.asking.person import TerminalPerson
+from amplification.asking.session import ONCE, Session
+from amplification.asking.shell import Shell
 from amplification.budget import Limits
 from amplification.dispatch import Dispatcher
-from amplification.episode import Cost
 from amplification.errors import InputError
-from amplification.memo import Key, Memo
-from amplification.overseer import NOT_UNDERSTOOD, ProgramOverseer
+from amplification.overseer import NOT_UNDERSTOOD, Overseer
+from amplification.overseers.config import PROGRAM, OverseerConfig
+from amplification.overseers.decisions import Decisions
+from amplification.overseers.human import NAME as HUMAN
+from amplification.overseers.human import HumanOverseer
+from amplification.overseers.opening import Parts, open_overseer
+from amplification.overseers.reading import ReadingOverseer
 from amplification.question import Question
-from amplification.serving import open_sampler
-from amplification.serving.base import Completion, ModelRef
+from amplification.serving import Samplers
+from amplification.serving.base import ModelRef
 from amplification.serving.config import ServingConfig
-from amplification.store import Store
 from amplification.tasks.base import Task
-from amplification.terminal import cost_line, printable, tree_of
 
-MAX_QUESTION_CHARS = 2_000
+# A person may think for longer than an episode of a program takes.
+PERSON_S = 7 * 86_400.0
 
 
-class ReadingMemo(Memo):
-    """What a run's store remembers, without adding to it: a question asked by hand changes nothing of the run."""
+@dataclass(frozen=True)
+class AskSettings:
+    """How a run is asked: by which overseer, on which tasks, with which model server and limits.
 
-    def put(self, entries: Sequence[tuple[Key, Completion]]) -> None:
-        self._known.update((key, completion) for key, completion in entries if completion.error is None)
+    by_hand: a person is the overseer, whatever `overseer` says.
+    """
+
+    tasks: Mapping[str, Task]
+    serving: ServingConfig
+    limits: Limits
+    overseer: OverseerConfig = PROGRAM
+    by_hand: bool = False
 
 
 def last_agent(run: Path) -> Agent:
@@ -57,73 +72,66 @@ def _generation(agent: Path) -> re.Match[str] | None:
 
 
 def ask(
-    run: Path,
-    text: str,
-    tasks: Mapping[str, Task],
-    serving: ServingConfig,
-    limits: Limits,
-    console: Console,
-    direct: bool = False,
+    run: Path, settings: AskSettings, console: Console, text: str, direct: bool = False, session: str | None = None
 ) -> None:
     """Print H^A's answer to `text` as a tree with its cost, or with `direct` what the agent alone says.
 
-    A question that no task understands gets an answer that says so. Raises InputError for a run without an agent or
-    an empty or overlong question, ServingError if the model does not start.
+    `session`: the one whose attachments, answers and corrections count. Raises InputError for a run without an agent
+    or a text that is no question, ServingError if the model does not start, KeyboardInterrupt at Ctrl-C, after the
+    tree was shown as far as it went.
     """
-    question = _question(text)
-    agent = last_agent(run)
-    understood = any(task.level_of(question.text) is not None for task in tasks.values())
-    if not direct and not understood:
-        console.print(f"no answer: {NOT_UNDERSTOOD}", markup=False)
-        return
-    store = _store(run)
+    with _opened(run, settings, console, session or ONCE) as shell:
+        question = shell.references().question(text)
+        if not direct:
+            if not shell.answer(text, question):
+                raise KeyboardInterrupt
+            return
+        shell.direct(question)
+        if not shell.understands(question):
+            console.print(f"note: {NOT_UNDERSTOOD}", markup=False)
+
+
+def open_session(run: Path, settings: AskSettings, console: Console, name: str | None = None) -> None:
+    """Ask in a session until the person leaves; a new one without a name. Raises InputError for a bad name."""
+    with _opened(run, settings, console, name) as shell:
+        shell.run()
+
+
+@contextmanager
+def _opened(run: Path, settings: AskSettings, console: Console, name: str | None) -> Iterator[Shell]:
+    agent, stores, lines = last_agent(run), Stores(run), Lines()
+    limits, samplers = settings.limits, Samplers()
+    if settings.by_hand:
+        limits = limits.model_copy(update={"seconds": max(limits.seconds, PERSON_S)})
+
+    def overseer() -> Overseer:
+        """Made anew for each answer."""
+        if settings.by_hand:
+            decisions = Decisions(stores.own, HUMAN)
+            return HumanOverseer(TerminalPerson(console, lines), decisions, limits.workspace_chars)
+        parts = Parts(settings.tasks, limits, settings.serving, dispatcher)
+        chosen = open_overseer(settings.overseer, parts)
+        return ReadingOverseer(chosen) if settings.overseer.kind == "program" else chosen
+
+    def dispatcher(serving: ServingConfig) -> Dispatcher:
+        if serving == settings.serving:
+            return answering.dispatcher
+        return Dispatcher(samplers.get(serving), answering.memo)
+
+    opened = partial(samplers.get, settings.serving)
+    answering = Answering(agent, overseer, stores, limits, opened, quiet=settings.by_hand)
     try:
-        sampler = open_sampler(serving)
-        try:
-            dispatcher = Dispatcher(sampler, ReadingMemo(store, "ask"))
-            if direct:
-                asyncio.run(_ask_agent(agent, question, dispatcher, console))
-                if not understood:
-                    console.print(f"note: {NOT_UNDERSTOOD}", markup=False)
-            else:
-                amplified = Amplified(ProgramOverseer(tasks), agent, dispatcher, limits)
-                _show_amplified(amplified, question, console)
-        finally:
-            sampler.close()
+        session = Session(stores.own, name) if name is not None else Session.new(stores.own)
+        yield Shell(run, session, answering, _understands(settings), console, lines)
     finally:
-        store.close()
+        answering.close()
+        samplers.close()
 
 
-def _question(text: str) -> Question:
-    words = printable(text)
-    if not words:
-        raise InputError("command line", "the question is empty", "ask something, for example 'sum of 3 7'")
-    if len(words) > MAX_QUESTION_CHARS:
-        problem = f"the question has {len(words)} characters"
-        raise InputError("command line", problem, f"ask one of at most {MAX_QUESTION_CHARS}")
-    return Question(words)
+def _understands(settings: AskSettings) -> Callable[[Question], bool]:
+    def understands(question: Question) -> bool:
+        if settings.by_hand or settings.overseer.kind != "program" or question.pointers:
+            return True
+        return any(task.level_of(question.text) is not None for task in settings.tasks.values())
 
-
-def _store(run: Path) -> Store:
-    path = run / "store.sqlite"
-    if not path.is_file():
-        raise InputError(path, "the run's store is missing", "restore it, or make the run again")
-    return Store.at(path)
-
-
-async def _ask_agent(agent: Agent, question: Question, dispatcher: Dispatcher, console: Console) -> None:
-    started = time.monotonic()
-    [(answer, outcome)] = await dispatcher.answers(agent, [question])
-    console.print(f"{agent.name}: {printable(answer.shown())}", markup=False)
-    console.print(_spent(outcome.cost(), time.monotonic() - started), markup=False, highlight=False)
-
-
-def _show_amplified(amplified: Amplified, question: Question, console: Console) -> None:
-    episode = asyncio.run(amplified.answer(question))
-    console.print(tree_of(episode), highlight=False)
-    console.print(f"H^{amplified.agent.name}: {printable(episode.answer.shown())}", markup=False, highlight=False)
-    console.print(_spent(episode.cost, episode.seconds), markup=False, highlight=False)
-
-
-def _spent(cost: Cost, seconds: float) -> str:
-    return f"{cost_line(cost, seconds)} with the model's start"
+    return understands

@@ -1,8 +1,11 @@
 """The command line, and the composition root: the only place that picks concrete classes.
 
     amplify run [CONFIG] [--out FOLDER] [--until STAGE | --only STAGE] [--KEY VALUE ...]
-    amplify ask --run FOLDER QUESTION [--direct]
+    amplify ask --run FOLDER [QUESTION] [--direct] [--overseer program|human|FILE] [--session NAME]
+    amplify episodes --run FOLDER [list | show ID | export] [--scope S] [--stop S] [--text T] [--out FILE]
     amplify report FOLDER
+    amplify imitate --run FOLDER --out FOLDER
+    amplify experiment imitation|served [--task NAME] [--seed N] [--json]
     amplify bench NAME [--json] [--run FOLDER]
 
 Without CONFIG, `run` takes the embedded demo.yaml; every key of a configuration is also an option, for example
@@ -18,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 from pydantic import ValidationError
@@ -27,10 +30,13 @@ from amplification.benchmarks import ALL, BENCHMARKS, BenchOptions, Settings, me
 from amplification.errors import AmplifyError, InputError
 from amplification.options import WHERE, parse
 from distill.config import RunConfig
-from distill.configure import check, from_mapping, load_config, refused
+from distill.configure import check, from_mapping, load_config, load_overseer, refused
+from distill.overseer_commands import ExperimentOptions, ImitateOptions, experiment, imitate_run, training_progress
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from amplification.episode import StopReason
 
 Kind = TypeVar("Kind")
 
@@ -65,16 +71,44 @@ class RunOptions(RunConfig):
     """Do this stage alone; those before it must be complete."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AskOptions:
-    """Ask a run's last agent, amplified by the program overseer."""
+    """Ask a run's last agent, amplified by an overseer: one question, or without one in a session."""
 
-    question: Annotated[str, tyro.conf.Positional]
-    """What is asked, in quotes."""
+    question: Annotated[str | None, tyro.conf.Positional] = None
+    """What is asked, in quotes; without it a session opens."""
     run: Path
     """Folder of the run."""
     direct: bool = False
     """Ask the agent alone."""
+    overseer: str = "configured"
+    """Who is H: as the run was configured; program, the tasks' own; human, you; or a YAML file that configures one."""
+    session: str | None = None
+    """A session to carry on with, or the name of a new one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodesOptions:
+    """Look at the episodes that a run's stores hold, while it is written too."""
+
+    what: Annotated[Literal["list", "show", "export"], tyro.conf.Positional] = "list"
+    """list: one line each, newest first. show: one as a tree. export: JSON Lines."""
+    id: Annotated[str | None, tyro.conf.Positional] = None
+    """The episode to show, as list names it."""
+    run: Path
+    """Folder of the run."""
+    scope: str = ""
+    """Those of a stage or session alone, for example generation-1 or ask/s1."""
+    stop: str | None = None
+    """Those that ended so, for example replied or out_of_budget."""
+    text: str = ""
+    """Those with this text in question or answer."""
+    limit: int | None = None
+    """At most so many; list shows 20 if not given."""
+    node: int | None = None
+    """show: this node of the tree in full, with what was sent and came back."""
+    out: str | None = None
+    """export: a file in the run's exports folder instead of standard output."""
 
 
 @dataclass(frozen=True)
@@ -154,13 +188,49 @@ def _run(args: list[str]) -> int:
 def _ask(args: list[str]) -> int:
     options = _options(AskOptions, args, "ask")
     config = _config_of(options.run)
+    if options.question is None and options.direct:
+        raise InputError(WHERE, "--direct has no question", "give one; in a session, /direct asks the agent alone")
 
-    from amplification.ask import ask
+    from amplification.ask import AskSettings, ask, open_session
     from amplification.tasks import TASKS
 
     tasks = {name: TASKS[name] for name in config.tasks}
-    ask(options.run, options.question, tasks, config.serving, config.limits, _console(), options.direct)
+    by_hand = options.overseer == "human"
+    overseer = config.overseer if by_hand or options.overseer == "configured" else load_overseer(options.overseer)
+    settings = AskSettings(tasks, config.serving, config.limits, overseer, by_hand)
+    if options.question is None:
+        open_session(options.run, settings, _console(), options.session)
+    else:
+        ask(options.run, settings, _console(), options.question, options.direct, options.session)
     return 0
+
+
+def _episodes(args: list[str]) -> int:
+    options = _options(EpisodesOptions, args, "episodes")
+    config = _config_of(options.run)
+    if (options.what == "show") != (options.id is not None):
+        remedy = "write 'episodes show ID'"
+        raise InputError(WHERE, "show needs the id of an episode, and nothing else takes one", remedy)
+
+    from amplification.asking import stored
+    from amplification.episodes import Wanted
+
+    wanted, limit = Wanted(options.scope, _stop(options.stop), options.text), options.limit
+    if options.id is not None:
+        stored.show_episode(options.run, options.id, options.node, config.limits.workspace_chars, _console())
+    elif options.what == "export":
+        stored.export_episodes(options.run, wanted, limit, options.out, _console())
+    else:
+        stored.list_episodes(options.run, wanted, 20 if limit is None else limit, _console())
+    return 0
+
+
+def _stop(name: str | None) -> StopReason | None:
+    from amplification.episode import StopReason
+
+    if name is not None and name not in list(StopReason):
+        raise InputError(WHERE, f"--stop cannot be '{name}'", f"choose from {', '.join(StopReason)}")
+    return None if name is None else StopReason(name)
 
 
 def _report(args: list[str]) -> int:
@@ -192,7 +262,40 @@ def _bench(args: list[str]) -> int:
     return 0
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {"run": _run, "ask": _ask, "report": _report, "bench": _bench}
+def _imitate(args: list[str]) -> int:
+    options = _options(ImitateOptions, args, "imitate")
+    config = _config_of(options.run)
+
+    with training_progress() as progress:
+        metrics = imitate_run(options, config.serving, progress)
+    shown = "{lessons} steps learned; takes {aside_taken:.1%} of those kept aside, {aside_taken_right:.2%} rightly"
+    print(f"{shown.format(**metrics)}; imitator: {options.out}")
+    return 0
+
+
+def _experiment(args: list[str]) -> int:
+    options = _options(ExperimentOptions, args, "experiment")
+    serving = load_config().serving
+    with _output_to_errors(), training_progress() as progress:
+        measured = experiment(options, serving, progress)
+    if options.json:
+        import json
+
+        print(json.dumps(measured.as_dict()))
+    else:
+        print(measured.as_line())
+    return 0
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "run": _run,
+    "ask": _ask,
+    "episodes": _episodes,
+    "report": _report,
+    "imitate": _imitate,
+    "experiment": _experiment,
+    "bench": _bench,
+}
 
 
 def _options(kind: type[Kind], args: list[str], command: str, default: Kind | None = None) -> Kind:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,16 +21,19 @@ from sqlalchemy import (
     Text,
     create_engine,
     event,
+    inspect,
     select,
 )
 from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.schema import CreateIndex, CreateTable
 
 from amplification.episode import Episode
 from amplification.errors import InputError, StageError
 from amplification.messages import Content, Excerpt
+from amplification.question import digest
 from amplification.records import message_from, message_record, node_record
 
-FORMAT = 2
+FORMAT = 3
 
 # Values in one query: databases have a limit on them.
 AT_ONCE = 500
@@ -54,11 +58,15 @@ memo_table = Table(
     PrimaryKeyConstraint("agent", "prompt", "params", "sample"),
 )
 
+# `id` is `episode_id`; `created` is in seconds since 1970; `pointers` are the question's, a JSON list.
 episode_table = Table(
     "episode",
     metadata,
+    Column("id", String(32), primary_key=True),
+    Column("created", Float, nullable=False, index=True),
     Column("scope", String(128), nullable=False),
     Column("question", Text, nullable=False),
+    Column("pointers", Text, nullable=False),
     Column("agent", String(32), nullable=False),
     Column("overseer", Text, nullable=False),
     Column("stop", String(32), nullable=False),
@@ -67,7 +75,6 @@ episode_table = Table(
     Column("seconds", Float, nullable=False),
     Column("cost", Text, nullable=False),
     Column("tree", Text, nullable=False),
-    PrimaryKeyConstraint("scope", "agent", "overseer", "question"),
 )
 
 message_table = Table(
@@ -86,8 +93,9 @@ class Store:
         self.engine = _engine(url)
         where = url.removeprefix("sqlite:///")
         try:
-            metadata.create_all(self.engine)
-            self._check_format(where)
+            if not self._has_format(where):
+                self.create(metadata)
+                self.insert(meta_table, [{"key": "format", "value": str(FORMAT)}])
         except OperationalError as error:
             raise InputError(
                 where, f"the store cannot be opened ({error.orig})", "check that the folder is writable"
@@ -100,15 +108,27 @@ class Store:
     def at(cls, path: Path) -> Store:
         return cls(f"sqlite:///{path}")
 
-    def _check_format(self, where: str) -> None:
+    def create(self, tables: MetaData) -> None:
+        """Make tables that are not there yet; of two processes that open a new store at once, each may come first."""
+        missing = set(tables.tables) - set(inspect(self.engine).get_table_names())
         with self.engine.begin() as connection:
+            for name in sorted(missing):
+                connection.execute(CreateTable(tables.tables[name], if_not_exists=True))
+                for index in tables.tables[name].indexes:
+                    connection.execute(CreateIndex(index, if_not_exists=True))
+
+    def _has_format(self, where: str) -> bool:
+        """Whether this is a store already. Nothing is written then: neither does a reader wait for a writer, nor is a
+        store of another version changed, for which InputError is raised."""
+        if not inspect(self.engine).has_table(meta_table.name):
+            return False
+        with self.engine.connect() as connection:
             found = connection.execute(select(meta_table.c.value).where(meta_table.c.key == "format")).scalar()
-            if found is None:
-                connection.execute(meta_table.insert().values(key="format", value=str(FORMAT)))
-            elif int(found) != FORMAT:
-                newer = int(found) > FORMAT
-                problem = f"format {found} is {'newer' if newer else 'older'} than this version reads ({FORMAT})"
-                raise InputError(where, problem, "upgrade this package" if newer else "make the run again elsewhere")
+        if found is not None and int(found) != FORMAT:
+            newer = int(found) > FORMAT
+            problem = f"format {found} is {'newer' if newer else 'older'} than this version reads ({FORMAT})"
+            raise InputError(where, problem, "upgrade this package" if newer else "make the run again elsewhere")
+        return found is not None
 
     def insert(self, table: Table, rows: Sequence[dict[str, Any]]) -> None:
         """Write rows in one transaction; a row whose key is already there is left as it is.
@@ -146,20 +166,24 @@ class Store:
             found[message.digest] = message
         self.insert(message_table, [{"digest": d, "record": json.dumps(message_record(m))} for d, m in found.items()])
 
-    def messages(self, digests: Iterable[str]) -> dict[str, Content]:
-        """These messages and all that they point to, and so on. Raises InputError for one that is not there."""
+    def messages(self, digests: Iterable[str], gaps: bool = False) -> dict[str, Content]:
+        """These messages and all that they point to, and so on.
+
+        Raises InputError for one that is not there; with `gaps` it is left out (an overseer may have named anything).
+        """
         found: dict[str, Content] = {}
         sources: dict[str, Content] = {}
         wanted = list(dict.fromkeys(digests))
         while wanted:
-            records = self._message_records(wanted)
+            records = self._message_records(wanted, gaps)
             missing = {record["source"] for record in records.values() if "source" in record} - sources.keys()
             sources |= {d: message_from(r, {}) for d, r in self._message_records(missing).items()}
-            found |= {digest: message_from(record, sources) for digest, record in records.items()}
-            wanted = list({p for digest in wanted for p in found[digest].pointers} - found.keys())
+            new = {digest: message_from(record, sources) for digest, record in records.items()}
+            found |= new
+            wanted = list({pointer for message in new.values() for pointer in message.pointers} - found.keys())
         return found
 
-    def _message_records(self, digests: Iterable[str]) -> dict[str, dict[str, Any]]:
+    def _message_records(self, digests: Iterable[str], gaps: bool = False) -> dict[str, dict[str, Any]]:
         wanted = list(digests)
         rows: dict[str, dict[str, Any]] = {}
         with self.engine.connect() as connection:
@@ -167,7 +191,7 @@ class Store:
                 query = select(message_table).where(message_table.c.digest.in_(wanted[start : start + AT_ONCE]))
                 rows |= {row.digest: json.loads(row.record) for row in connection.execute(query)}
         lost = next((digest for digest in wanted if digest not in rows), None)
-        if lost is not None:
+        if lost is not None and not gaps:
             where = self.url.removeprefix("sqlite:///")
             raise InputError(where, f"the message {lost} is not in this store", "ask the question again")
         return rows
@@ -187,10 +211,18 @@ class Store:
         self.engine.dispose()
 
 
+def episode_id(scope: str, episode: Episode) -> str:
+    """An episode's name: the same wherever and however often the same question is answered in one scope."""
+    return digest(scope, episode.agent, episode.overseer, episode.question.digest)
+
+
 def _episode_row(scope: str, episode: Episode) -> dict[str, Any]:
     return {
+        "id": episode_id(scope, episode),
+        "created": time.time(),
         "scope": scope,
         "question": episode.question.text,
+        "pointers": json.dumps(list(episode.question.pointers)),
         "agent": episode.agent,
         "overseer": episode.overseer,
         "stop": episode.stop.value,
@@ -209,7 +241,7 @@ def _engine(url: str) -> Engine:
         @event.listens_for(engine, "connect")
         def _pragmas(connection: Any, _record: Any) -> None:
             # WAL lets readers work beside one writer; NORMAL survives kill -9 (only a power cut can lose the tail).
-            for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=30000"):
+            for pragma in ("busy_timeout=30000", "journal_mode=WAL", "synchronous=NORMAL"):
                 connection.execute(f"PRAGMA {pragma}")
 
     return engine

@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-from rich.text import Text
-from rich.tree import Tree
-
-from amplification.episode import Cost, Episode, Node
+from amplification.episode import Cost
 
 
 def printable(text: str) -> str:
     """`text` on one line without characters that a terminal could take for commands or that reorder what is read."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in " ".join(text.split()))
+    return _safe(" ".join(text.split()))
 
 
-def tree_of(episode: Episode) -> Tree:
-    """An episode as a tree: each sub-question with its answer and who gave it (agent, memo or amplified)."""
-    tree = Tree(_line(episode.tree))
-    _grow(tree, episode.tree)
-    return tree
+def printable_lines(text: str) -> str:
+    """The same for a text that keeps its lines and its spaces."""
+    return "\n".join(_safe(line.expandtabs(4)) for line in text.split("\n"))
+
+
+def shortened(text: str, most: int) -> str:
+    """A printable beginning of `text`, at most so many characters of it."""
+    line = printable(text[: 4 * most])
+    return line if len(line) <= most and len(text) <= 4 * most else f"{line[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def cost_line(cost: Cost, seconds: float) -> str:
     """One line for a person: what an episode used."""
-    return (
+    line = (
         f"{cost.overseer_steps} overseer steps, {cost.calls} calls, {cost.memo_hits} memo hits, "
         f"{cost.tokens} tokens, {seconds:.2f} s"
     )
+    own = f"; the overseer's own: {cost.overseer_calls} calls, {cost.overseer_tokens} tokens"
+    return line + own if cost.overseer_calls else line
 
 
-def _grow(branch: Tree, node: Node) -> None:
-    for child in node.children:
-        _grow(branch.add(_line(child)), child)
-
-
-def _line(node: Node) -> Text:
-    # Text and not markup: square brackets in a question are not the terminal's styles.
-    answer = Text(printable(node.answer.shown()), style="bold" if node.answer.ok else "red")
-    return Text.assemble(printable(node.question.text), "  ", answer, "  ", (f"({node.by})", "dim"))
+def _safe(line: str) -> str:
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in line)

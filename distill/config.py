@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from amplification.budget import Limits
+from amplification.overseers.config import OverseerConfig
 from amplification.serving.config import ServingConfig
 from amplification.voting import Voting
 
@@ -145,7 +146,22 @@ class RunConfig(Settings):
     model: ModelConfig = ModelConfig()
     base: BaseConfig = BaseConfig()
     serving: ServingConfig = ServingConfig()
+    overseer: OverseerConfig = OverseerConfig()
     limits: Limits = Limits()
     voting: Voting = Voting()
     distill: DistillConfig = DistillConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+
+class ImitatorTraining(Settings):
+    """A model made from scratch that learns to take an overseer's steps, and how it is taught (TRL's SFTTrainer).
+
+    vocabulary: tokens, of which 256 are the bytes. max_tokens: of one action.
+    """
+
+    model: ModelConfig = ModelConfig(width=96, layers=3, heads=3, max_length=512)
+    vocabulary: int = Field(default=400, ge=300)
+    steps: int = Field(default=1_000, ge=1)
+    batch: int = Field(default=32, ge=1)
+    learning_rate: float = Field(default=3e-3, gt=0)
+    max_tokens: int = Field(default=128, ge=1)

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from amplification.errors import InputError
+from amplification.overseers.config import PROGRAM, OverseerConfig
 from amplification.tasks import TASKS
 from distill.config import RunConfig
 
@@ -45,6 +46,14 @@ def load_config(path: Path | None = None) -> RunConfig:
     config = from_mapping(RunConfig, _mapping(text, where), where)
     check(config, where)
     return config
+
+
+def load_overseer(name: str) -> OverseerConfig:
+    """The overseer that a YAML file configures, with the keys of a configuration's section `overseer`; `program` is the
+    tasks' own. Raises InputError if anything about it is wrong."""
+    if name == PROGRAM.kind:
+        return PROGRAM
+    return from_mapping(OverseerConfig, _mapping(_read(Path(name)), name), name)
 
 
 def from_mapping(kind: type[Config], data: Mapping[str, Any], where: str) -> Config:

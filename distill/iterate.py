@@ -128,7 +128,7 @@ class Iteration:
         start = adapter
         if self.config.distill.warm_start.enabled:
             start = stage("warm_start", self._warm_start(n, base, adapter, labels))
-        reward = stage("reward", self._reward(n, base, start, labels))
+        reward = stage("reward", self._reward(n, previous, base, start, labels))
         warm = self.models.agent(f"A{n} before PPO", base, start)
         found: list[str] = []
         if self.config.distill.adversary.enabled:
@@ -174,7 +174,7 @@ class Iteration:
 
         return work
 
-    def _reward(self, n: int, base: Path, start: Path | None, labels: Path) -> Work:
+    def _reward(self, n: int, previous: Agent, base: Path, start: Path | None, labels: Path) -> Work:
         def work(out: Path, progress: Progress) -> Metrics:
             from distill.labels import read_labels
             from distill.reward import make_pairs, train_reward
@@ -182,8 +182,14 @@ class Iteration:
             settings = self.config.distill.reward
             rows = read_labels(labels)
             ask = self.models.asker(self.models.agent(f"A{n} before PPO", base, start), f"generation-{n}/reward")
-            pairs = make_pairs(self.models.tasks, rows, ask, settings, self._seed(n))
-            return train_reward(base, start, pairs, self.config.distill.adapter, settings, out, self._seed(n), progress)
+            # A program finds one answer acceptable, so its label is its judgement, and asking again would be waste.
+            judge = None
+            if self.config.overseer.kind != "program":
+                judge = self.models.judge(previous, f"generation-{n}/reward")
+            pairs = make_pairs(self.models.tasks, rows, ask, settings, self._seed(n), judge.judge if judge else None)
+            adapter = self.config.distill.adapter
+            metrics = train_reward(base, start, pairs, adapter, settings, out, self._seed(n), progress)
+            return {**metrics, "judge_cost": asdict(judge.cost)} if judge else metrics
 
         return work
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from amplification.amplified import Amplified
-from amplification.episode import Cost
+from amplification.episode import Cost, Episode
+from amplification.overseers.judging import judging, view_from
 from amplification.question import Answer, Question
 from amplification.verdict import verdict
 from distill.progress import Progress
@@ -17,16 +18,21 @@ AT_ONCE = 2_048
 
 @dataclass(frozen=True)
 class Judgement:
-    """`acceptable[i]` says whether `candidates[i]` is acceptable; acceptable answers rank above all others."""
+    """`acceptable[i]` says whether `candidates[i]` is acceptable; acceptable answers rank above all others.
+
+    `best` is the place of the best candidate, None where none is good.
+    """
 
     question: str
     candidates: tuple[str, ...]
     acceptable: tuple[bool, ...]
+    best: int | None = None
 
     @classmethod
     def by(cls, answer: str, question: str, candidates: Sequence[str]) -> Judgement:
         """H^A's judgement given its own answer: a candidate is acceptable when it says the same."""
-        return cls(question, tuple(candidates), tuple(candidate == answer for candidate in candidates))
+        acceptable = tuple(candidate == answer for candidate in candidates)
+        return cls(question, tuple(candidates), acceptable, acceptable.index(True) if any(acceptable) else None)
 
     def rejected(self) -> list[str]:
         """The candidates that are not acceptable, in order."""
@@ -70,6 +76,27 @@ class Judge:
                 progress(len(answers), len(texts))
         return Answers(tuple(answers), cost)
 
+    def judge(self, asked: Sequence[tuple[str, Sequence[str]]]) -> list[Judgement | None]:
+        """H^A's judgement of the candidate answers to each question, as an episode each (see `overseers.judging`).
+
+        None where it came to none, or said something that is no judgement.
+        """
+        return asyncio.run(self._judge(asked))
+
+    async def _judge(self, asked: Sequence[tuple[str, Sequence[str]]]) -> list[Judgement | None]:
+        found: list[Judgement | None] = []
+        store = self.amplified.dispatcher.memo.store
+        for start in range(0, len(asked), AT_ONCE):
+            batch = asked[start : start + AT_ONCE]
+            waits = [self.amplified.answer(*judging(Question(q), list(map(Answer, texts)))) for q, texts in batch]
+            episodes = await asyncio.gather(*waits)
+            if store is not None:
+                store.add_episodes(self.scope, episodes)
+            for episode, (question, texts) in zip(episodes, batch, strict=True):
+                self.cost.add(episode.cost)
+                found.append(_judgement(episode, question, tuple(texts)))
+        return found
+
     def verdicts(self, texts: Sequence[str]) -> list[str | None]:
         """H^A's answers alone."""
         return list(self.answer(texts).answers)
@@ -78,3 +105,13 @@ class Judge:
         """H^A as an Answerer: a function from questions to answers."""
         verdicts = self.answer(texts).answers
         return [Answer(said) if said is not None else Answer.failed("H^A came to no answer") for said in verdicts]
+
+
+def _judgement(episode: Episode, question: str, candidates: tuple[str, ...]) -> Judgement | None:
+    if not episode.answer.ok:
+        return None
+    try:
+        view = view_from(episode.answer.text, len(candidates))
+    except ValueError:
+        return None
+    return Judgement(question, candidates, view.acceptable, view.best)

@@ -11,10 +11,11 @@ from amplification.amplified import Amplified
 from amplification.dispatch import Dispatcher
 from amplification.episode import Cost
 from amplification.memo import Memo
-from amplification.overseer import ProgramOverseer
+from amplification.overseers.opening import Parts, open_overseer
 from amplification.question import Answer, Question
-from amplification.serving import open_sampler
-from amplification.serving.base import ModelRef, Sampler
+from amplification.serving import Samplers
+from amplification.serving.base import ModelRef
+from amplification.serving.config import ServingConfig
 from amplification.store import Store
 from amplification.tasks import task
 from distill.config import RunConfig
@@ -24,24 +25,16 @@ Ask = Callable[[Sequence[str]], list[Answer]]
 
 
 class Models:
-    """Opens the serving back end when it is first needed and keeps it for the whole run."""
+    """Opens serving back ends when they are first needed and keeps them for the whole run."""
 
     def __init__(self, config: RunConfig, store: Store) -> None:
         self.config, self.store = config, store
         self.tasks = {name: task(name) for name in config.tasks}
-        self._sampler: Sampler | None = None
-
-    @property
-    def sampler(self) -> Sampler:
-        if self._sampler is None:
-            self._sampler = open_sampler(self.config.serving)
-        return self._sampler
+        self.samplers = Samplers()
 
     def close(self) -> None:
         """Give back the model's memory and the database."""
-        if self._sampler is not None:
-            self._sampler.close()
-        self._sampler = None
+        self.samplers.close()
         self.store.close()
 
     def agent(self, name: str, base: Path, adapter: Path | None) -> Agent:
@@ -52,14 +45,19 @@ class Models:
             return Agent.load(name, ModelRef(str(adapter)))
         return Agent.load(name, ModelRef(str(base), str(adapter)))
 
-    def dispatcher(self, scope: str) -> Dispatcher:
-        return Dispatcher(self.sampler, Memo(self.store, scope))
+    def dispatcher(self, scope: str, serving: ServingConfig | None = None) -> Dispatcher:
+        """The way to the agents, or to models that are served elsewhere, on behalf of the stage `scope`."""
+        return Dispatcher(self.samplers.get(serving or self.config.serving), Memo(self.store, scope))
 
     def judge(self, agent: Agent, scope: str) -> Judge:
         """H^A with this agent, asked on behalf of the stage `scope`."""
-        overseer = ProgramOverseer(self.tasks)
-        limits, voting = self.config.limits, self.config.voting
-        return Judge(Amplified(overseer, agent, self.dispatcher(scope), limits, voting), scope)
+        config, dispatcher = self.config, self.dispatcher(scope)
+
+        def served(serving: ServingConfig) -> Dispatcher:
+            return dispatcher if serving == config.serving else self.dispatcher(scope, serving)
+
+        overseer = open_overseer(config.overseer, Parts(self.tasks, config.limits, config.serving, served))
+        return Judge(Amplified(overseer, agent, dispatcher, config.limits, config.voting), scope)
 
     def asker(self, agent: Agent, scope: str, cost: Cost | None = None) -> Ask:
         """The agent alone as a function from questions to answers; adds what it used to `cost`."""

@@ -44,6 +44,9 @@ from distill.weights import (
     scorer_from,
 )
 
+# Questions with candidate answers -> H^A's judgements, None where it came to none.
+Judging = Callable[[Sequence[tuple[str, Sequence[str]]]], Sequence[Judgement | None]]
+
 # Share of the labels for which `nonsense` may be rejected before other answers are.
 NONSENSE_SHARE = 0.3
 
@@ -54,8 +57,12 @@ def make_pairs(
     ask: Callable[[Sequence[str]], Sequence[Answer]],
     settings: RewardConfig,
     seed: int,
+    judge: Judging | None = None,
 ) -> list[dict[str, str]]:
     """Rows with question, chosen (H^A's answer), rejected (another answer) and part.
+
+    `judge` has H^A say which candidates are acceptable; without it, what says the same as its answer is, and nothing
+    else. A label whose own answer H^A does not find acceptable when it judges gives no pairs.
 
     `ask` is the agent. Its answer is the first to be rejected where it is not H^A's; then come others of the right
     form (for a question that makes no sense: answers to other questions) and `nonsense`, in a random order.
@@ -63,17 +70,35 @@ def make_pairs(
     rng = random.Random(f"{seed}/pairs")
     questions = [str(row["question"]) for row in labels]
     everyone = [str(row["answer"]) for row in labels]
-    pairs: list[dict[str, str]] = []
+    asked: list[tuple[str, list[str]]] = []
     for row, question, answer in zip(labels, questions, ask(questions), strict=True):
-        chosen, task = str(row["answer"]), tasks.get(str(row["task"]))
+        task = tasks.get(str(row["task"]))
         other = list(task.valid_answers(question)) if task else rng.sample(everyone, min(len(everyone), 16))
         rng.shuffle(other)
         other.insert(rng.randrange(len(other) + 1) if rng.random() < NONSENSE_SHARE else len(other), NONSENSE)
         own = [answer.text] if answer.ok and answer.text else []
-        candidates = list(dict.fromkeys([*own, *other]))
-        rejected = Judgement.by(chosen, question, candidates).rejected()[: settings.pairs_per_label]
-        pairs += [{"question": question, "chosen": chosen, "rejected": r, "part": str(row["part"])} for r in rejected]
+        asked.append((question, list(dict.fromkeys([*own, *other]))))
+    pairs: list[dict[str, str]] = []
+    for row, judgement in zip(labels, _judged(asked, everyone, settings, judge), strict=True):
+        rejected = judgement.rejected()[: settings.pairs_per_label] if judgement else []
+        common = {"question": str(row["question"]), "chosen": str(row["answer"]), "part": str(row["part"])}
+        pairs += [common | {"rejected": text} for text in rejected]
     return pairs
+
+
+def _judged(
+    asked: Sequence[tuple[str, list[str]]], answers: Sequence[str], settings: RewardConfig, judge: Judging | None
+) -> Sequence[Judgement | None]:
+    """A judgement of the candidates of each label, None where H^A does not stand by its own answer."""
+    if judge is None:
+        return [Judgement.by(answer, *each) for each, answer in zip(asked, answers, strict=True)]
+    # A model's step is dear, and one alternative more than is needed leaves room for one that is acceptable.
+    most = settings.pairs_per_label + 1
+    shown = [
+        (q, [answer, *(t for t in texts if t != answer)][: most + 1])
+        for (q, texts), answer in zip(asked, answers, strict=True)
+    ]
+    return [found if found and found.acceptable[0] else None for found in judge(shown)]
 
 
 class PairCollator:

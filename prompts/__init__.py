@@ -26,7 +26,9 @@ class _Prompt(NamedTuple):
 
 @cache
 def _prompt(name: str) -> _Prompt:
-    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
+    environment = ImmutableSandboxedEnvironment(
+        undefined=StrictUndefined, autoescape=False, trim_blocks=True, lstrip_blocks=True
+    )
     source = (FOLDER / f"{name}.txt").read_text(encoding="utf-8").rstrip("\n")
     return _Prompt(environment.from_string(source), _plain(environment.parse(source)))
 
@@ -46,7 +48,7 @@ def _plain(parsed: nodes.Template) -> tuple[str, str, str] | None:
     return (texts[0], variable, texts[1]) if variable else None
 
 
-def render(name: str, **variables: str) -> str:
+def render(name: str, **variables: object) -> str:
     """The prompt `prompts/NAME.txt` with its variables filled in. Raises UndefinedError if one is missing."""
     template, plain = _prompt(name)
     if plain is not None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from amplification import ask, cli
+from amplification import ask, cli, serving
 from amplification.errors import ServingError, StageError
 from amplification.serving.base import Call, Completion, ModelRef
 from amplification.store import Store
@@ -54,7 +54,7 @@ def finished_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (agent / "adapter_config.json").write_text("{}")
     (agent / "done.json").write_text("{}")
     Store.at(run / "store.sqlite").close()
-    monkeypatch.setattr(ask, "open_sampler", lambda _: TruthfulSampler())
+    monkeypatch.setattr(serving, "open_sampler", lambda _: TruthfulSampler())
     return run
 
 
@@ -248,3 +248,23 @@ def test_bench_prints_one_json_object(capfd: pytest.CaptureFixture[str], monkeyp
     assert "a library talks" in err
     assert cli.main(["bench", "throughput"]) == 0
     assert "ratio 0.900" in capfd.readouterr().out
+
+
+def test_ask_takes_an_overseer_from_a_file(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "overseer.yaml"
+    file.write_text("kind: language_model\nlanguage_model: {model: some/model}\n")
+    # The stand-in for all models answers questions and writes no actions.
+    assert cli.main(["ask", "--run", str(finished_run), "--overseer", str(file), "why"]) == 0
+    assert "wrote no action" in capsys.readouterr().out
+    file.write_text("kind: language_model\nlanguage_model: {modle: some/model}\n")
+    assert cli.main(["ask", "--run", str(finished_run), "--overseer", str(file), "why"]) == 2
+    assert "language_model.modle" in capsys.readouterr().err
+
+
+def test_imitate_writes_over_nothing(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["imitate", "--run", str(finished_run), "--out", str(finished_run)]) == 2
+    assert "choose another folder" in capsys.readouterr().err
+    assert cli.main(["imitate", "--run", str(finished_run), "--out", str(finished_run / "imitator")]) == 2
+    assert "too few to learn from" in capsys.readouterr().err

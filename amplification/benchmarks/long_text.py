@@ -14,7 +14,8 @@ from amplification.benchmarks.base import Measured, Settings
 from amplification.budget import Limits
 from amplification.dispatch import Dispatcher
 from amplification.episode import Episode
-from amplification.overseer import Decision, ProgramOverseer
+from amplification.overseer import Decision
+from amplification.overseers.program import ProgramOverseer
 from amplification.question import Message, Question
 from amplification.serving.base import Call, Completion, ModelRef, Sampler
 from amplification.serving.programs import ProgramSampler, Unreliable

@@ -17,3 +17,21 @@ def open_sampler(settings: ServingConfig) -> Sampler:
     module, _, name = SAMPLERS[settings.backend].partition(":")
     sampler: Sampler = getattr(import_module(module), name)(settings)
     return sampler
+
+
+class Samplers:
+    """Back ends by their settings, each opened when it is first asked for and kept until all are closed."""
+
+    def __init__(self) -> None:
+        self._open: dict[ServingConfig, Sampler] = {}
+
+    def get(self, settings: ServingConfig) -> Sampler:
+        """Raises as `open_sampler` does."""
+        if settings not in self._open:
+            self._open[settings] = open_sampler(settings)
+        return self._open[settings]
+
+    def close(self) -> None:
+        for sampler in self._open.values():
+            sampler.close()
+        self._open.clear()

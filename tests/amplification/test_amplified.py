@@ -14,7 +14,8 @@ from amplification.dispatch import Dispatcher
 from amplification.episode import Episode, StopReason
 from amplification.errors import ServingError
 from amplification.memo import Memo
-from amplification.overseer import NOT_UNDERSTOOD, Decision, Overseer, ProgramOverseer
+from amplification.overseer import NOT_UNDERSTOOD, Decision, Overseer
+from amplification.overseers.program import ProgramOverseer
 from amplification.question import Question
 from amplification.serving.base import Call, Completion, ModelRef
 from amplification.store import Store

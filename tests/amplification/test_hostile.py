@@ -82,16 +82,19 @@ class Hostile(Overseer):
 
     def __init__(self, seed: int, calls: int = 0, raises: bool = False) -> None:
         self.rng, self.raises = random.Random(seed), raises
-        self.bound = Use(calls, 50 * calls)
+        self.most = Use(calls, 50 * calls)
         self.shown: list[Workspace] = []
         self.old: list[str] = ["0" * 32, "", "$1"]
+
+    def bound(self, workspace: Workspace) -> Use:
+        return self.most
 
     async def act(self, workspace: Workspace) -> Decision:
         self.shown.append(workspace)
         self.old += [pointer.digest for pointer in workspace.pointers]
         if self.raises and self.rng.random() < 0.02:
             raise ServingError("the overseer's model is gone")
-        return Decision(self._action(workspace), used=Use(*(self.rng.randint(0, most) for most in self.bound)))
+        return Decision(self._action(workspace), used=Use(*(self.rng.randint(0, most) for most in self.most)))
 
     def _pointers(self, workspace: Workspace) -> tuple[str, ...]:
         given = [pointer.digest for pointer in workspace.pointers] + [workspace.question.digest]

@@ -16,7 +16,8 @@ from amplification.budget import Limits
 from amplification.dispatch import Dispatcher
 from amplification.episode import Episode
 from amplification.messages import Messages
-from amplification.overseer import NOT_UNDERSTOOD, ProgramOverseer
+from amplification.overseer import NOT_UNDERSTOOD
+from amplification.overseers.program import ProgramOverseer
 from amplification.question import Message, Question
 from amplification.replay import all_workspaces
 from amplification.serving.base import ModelRef

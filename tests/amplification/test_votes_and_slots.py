@@ -22,7 +22,7 @@ from amplification.collector import rare_collections
 from amplification.corrections import Corrections
 from amplification.dispatch import Dispatcher
 from amplification.memo import Memo
-from amplification.overseer import ProgramOverseer
+from amplification.overseers.program import ProgramOverseer
 from amplification.question import Answer, Question
 from amplification.serving.base import Call, Completion, ModelRef, SamplingParams
 from amplification.slots import Slots

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from amplification.tasks.base import NONSENSE
 from distill.base import train_base
 from distill.config import BaseConfig, ModelConfig, RewardConfig
 from distill.ensemble import CALIBRATION_FILE, RewardEnsemble
+from distill.judgement import Judgement
 from distill.reward import make_pairs, train_reward
 from distill.weights import load_merged, load_tokenizer, padded, prompt_ids, scorer_from
 from tests.distill.conftest import REWARD
@@ -165,3 +167,23 @@ def test_nothing_to_learn_from_or_to_measure_on_is_refused(base: Path, tmp_path:
         with pytest.raises(InputError, match="no pair"):
             kept = [p for p in pairs if p["part"] == part]
             train_reward(base, None, kept, LINEAR, RewardConfig(), tmp_path, 1, silent)
+
+
+def test_what_h_finds_acceptable_is_not_rejected() -> None:
+    """H^A's judgements by episodes: an alternative that it accepts makes no pair, nor a label it does not stand by."""
+    settings = RewardConfig(pairs_per_label=2)
+    rows = labelled(digits())[:3]
+    shown: list[tuple[str, Sequence[str]]] = []
+
+    def judge(asked: Sequence[tuple[str, Sequence[str]]]) -> list[Judgement | None]:
+        shown.extend(asked)
+        good = [(True, True, False, False), (False, True, False, False), None]
+        return [
+            Judgement(question, tuple(texts), accepted, 0) if accepted else None
+            for (question, texts), accepted in zip(asked, good, strict=True)
+        ]
+
+    pairs = make_pairs(TASKS, rows, lambda texts: [Answer("7")] * len(texts), settings, 1, judge)
+    assert [texts[0] for _, texts in shown] == [row["answer"] for row in rows]
+    assert {pair["question"] for pair in pairs} == {rows[0]["question"]}
+    assert [pair["rejected"] for pair in pairs] == list(shown[0][1][2:])

@@ -1,0 +1,1 @@
+"""Overseers, one file each, all with the protocol of `amplification.overseer`."""

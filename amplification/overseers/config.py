@@ -1,0 +1,79 @@
+"""Which overseer decides H's steps: the section `overseer` of a configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from amplification.serving.config import ServingConfig
+
+
+class Section(BaseModel):
+    """Unknown keys are refused; values do not change once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LanguageModelConfig(Section):
+    """A language model as overseer.
+
+    model: a folder of weights, or the name that the servers know the model by.
+    serving: where it runs; by default where the agents do. `backend: openai` takes any server of completions by URL.
+    template: `overseer` explains everything to a model that was never trained for this; `step_short` explains nothing.
+    max_tokens: of one action. constrained: whether the server is told the JSON schema of actions; some take none.
+    """
+
+    model: str
+    serving: ServingConfig | None = None
+    template: Literal["overseer", "step_short"] = "overseer"
+    max_tokens: int = Field(default=512, ge=1)
+    constrained: bool = True
+
+
+class ImitatorConfig(Section):
+    """A model that imitates `real`, which is asked where the model is not sure.
+
+    folder: what `amplify imitate` has written. threshold: the least probability of a step that is taken; by default the
+    folder's own. serving: where the model runs; by default where the agents do.
+    """
+
+    folder: Path
+    threshold: float | None = Field(default=None, ge=0, le=1)
+    serving: ServingConfig | None = None
+    real: OverseerConfig = Field(default_factory=lambda: OverseerConfig())
+
+
+class MixtureConfig(Section):
+    """`second` decides a step with probability `share`, `first` otherwise."""
+
+    first: OverseerConfig
+    second: OverseerConfig
+    share: float = Field(ge=0, le=1)
+    seed: int = Field(default=0, ge=0)
+
+
+class OverseerConfig(Section):
+    """`kind` says which overseer it is; the section of that name configures it."""
+
+    kind: Literal["program", "language_model", "imitator", "mixture"] = "program"
+    language_model: LanguageModelConfig | None = None
+    imitator: ImitatorConfig | None = None
+    mixture: MixtureConfig | None = None
+
+    @model_validator(mode="after")
+    def _has_its_section(self) -> OverseerConfig:
+        sections = {"language_model": self.language_model, "imitator": self.imitator, "mixture": self.mixture}
+        for name, section in sections.items():
+            if section is None and name == self.kind:
+                raise ValueError(f"of kind '{name}' needs a section '{name}'")
+            if section is not None and name != self.kind:
+                raise ValueError(f"of kind '{self.kind}' has a section '{name}', which says nothing of it")
+        return self
+
+
+ImitatorConfig.model_rebuild()
+MixtureConfig.model_rebuild()
+
+PROGRAM: OverseerConfig = OverseerConfig()

@@ -1,0 +1,1 @@
+"""Experiments by name, each a function that `amplify experiment NAME` calls."""
