@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from amplification.benchmarks.base import Measured, Settings
-from amplification.overseer import ProgramOverseer
+from amplification.overseers.program import ProgramOverseer
 from amplification.question import Answer, Question
 from amplification.tasks import TASKS, vocabulary
 from amplification.tasks.attacks import extra_words
