@@ -14,21 +14,20 @@ Without CONFIG, `run` takes the embedded demo.yaml; every key of a configuration
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import tyro
 from pydantic import ValidationError
 
 from amplification.benchmarks import ALL, BENCHMARKS, BenchOptions, Settings, measure
-from amplification.errors import AmplifyError, InputError
+from amplification.command_options import AskOptions, EpisodesOptions, ReportOptions
+from amplification.errors import InputError
 from amplification.options import WHERE, parse
+from amplification.telling import told
 from distill.config import RunConfig
 from distill.configure import check, from_mapping, load_config, load_overseer, refused
 from distill.overseer_commands import ExperimentOptions, ImitateOptions, experiment, imitate_run, training_progress
@@ -71,76 +70,13 @@ class RunOptions(RunConfig):
     """Do this stage alone; those before it must be complete."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class AskOptions:
-    """Ask a run's last agent, amplified by an overseer: one question, or without one in a session."""
-
-    question: Annotated[str | None, tyro.conf.Positional] = None
-    """What is asked, in quotes; without it a session opens."""
-    run: Path
-    """Folder of the run."""
-    direct: bool = False
-    """Ask the agent alone."""
-    overseer: str = "configured"
-    """Who is H: as the run was configured; program, the tasks' own; human, you; or a YAML file that configures one."""
-    session: str | None = None
-    """A session to carry on with, or the name of a new one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpisodesOptions:
-    """Look at the episodes that a run's stores hold, while it is written too."""
-
-    what: Annotated[Literal["list", "show", "export"], tyro.conf.Positional] = "list"
-    """list: one line each, newest first. show: one as a tree. export: JSON Lines."""
-    id: Annotated[str | None, tyro.conf.Positional] = None
-    """The episode to show, as list names it."""
-    run: Path
-    """Folder of the run."""
-    scope: str = ""
-    """Those of a stage or session alone, for example generation-1 or ask/s1."""
-    stop: str | None = None
-    """Those that ended so, for example replied or out_of_budget."""
-    text: str = ""
-    """Those with this text in question or answer."""
-    limit: int | None = None
-    """At most so many; list shows 20 if not given."""
-    node: int | None = None
-    """show: this node of the tree in full, with what was sent and came back."""
-    out: str | None = None
-    """export: a file in the run's exports folder instead of standard output."""
-
-
-@dataclass(frozen=True)
-class ReportOptions:
-    """Show a finished run's report."""
-
-    run: Annotated[Path, tyro.conf.Positional]
-    """Folder of the run."""
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (0 done, 1 failed, 2 bad input, 130 interrupted)."""
     args = list(sys.argv[1:] if argv is None else argv)
     os.environ.update({key: value for key, value in ENVIRONMENT.items() if key not in os.environ})
-    try:
-        return _dispatch(args)
-    except KeyboardInterrupt:
-        return _tell("interrupted; what is finished is kept, and the same command carries on from there", 130)
-    except AmplifyError as error:
-        return _tell(str(error), error.exit_code)
-    except MemoryError as error:
-        return _tell(f"out of memory{_detail(error)}; make the model or the batches smaller", 1)
-    except BrokenPipeError:
-        # Whoever read our output is gone; without this, Python complains once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        return _tell(_about(error), 1)
-    except RuntimeError as error:
-        if not _is_out_of_memory(error):
-            raise
-        return _tell(f"out of memory{_detail(error)}; make the model or the batches smaller", 1)
+    with told() as ended:
+        ended.code = _dispatch(args)
+    return ended.code
 
 
 def _dispatch(args: list[str]) -> int:
@@ -364,27 +300,3 @@ def _output_to_errors() -> Iterator[None]:
     finally:
         os.dup2(kept, 1)
         os.close(kept)
-
-
-def _tell(message: str, code: int) -> int:
-    line = "".join(char if char.isprintable() else " " for char in " ".join(message.split()))
-    print(f"amplify: {line}", file=sys.stderr)
-    return code
-
-
-def _detail(error: BaseException) -> str:
-    first = str(error).strip().split("\n")[0]
-    return f" ({first[:200]})" if first else ""
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    # By name, so that torch need not be imported: its OutOfMemoryError is a RuntimeError, and on a CPU there is no
-    # class of its own for a failed allocation.
-    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
-
-
-def _about(error: OSError) -> str:
-    name = f"{error.filename}: " if error.filename else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{name}the disk is full; free some space and run the same command again"
-    return f"{name}{error.strerror or error}; check the path and its permissions"

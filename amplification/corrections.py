@@ -23,7 +23,7 @@ class Corrections:
         return bool(self.rejected) and answer.ok and (question.digest, answer.text) in self.rejected
 
     def asked(self, question: Question) -> Question:
-        """The question that is asked in place of this one; an edit of an edit counts, a circle ends where it began."""
+        """The question that is asked in place of this one; an edit of an edit counts, a circle is gone round once."""
         if not self.edited:
             return question
         seen = {question.digest}

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,8 +145,9 @@ def _claim(folder: Path, config: RunConfig) -> None:
             ) from error
         return
     theirs = read_run_config(path)
-    if theirs["config"] != mine["config"]:
-        key, old, new = next(_differences(theirs["config"], mine["config"]))
+    made, wanted = _what_counts(theirs["config"]), _what_counts(mine["config"])
+    if made != wanted:
+        key, old, new = next(_differences(made, wanted))
         problem = f"this run was made by another configuration ({key} was {old}, now {new})"
         raise InputError(path, problem, "choose another folder with --out, or delete this one")
 
@@ -166,6 +167,13 @@ def read_run_config(path: Path) -> dict[str, Any]:
             path, f"format {found} is newer than this version reads ({RUN_FORMAT})", "upgrade this package"
         )
     return dict(record)
+
+
+def _what_counts(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without what changes no result: at which addresses a server is, and how patient we are with it."""
+    serving = config.get("serving")
+    kept = {key: value for key, value in serving.items() if key != "http"} if isinstance(serving, dict) else serving
+    return {**config, "serving": kept}
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
