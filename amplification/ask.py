@@ -32,6 +32,7 @@ from amplification.serving import Samplers
 from amplification.serving.base import ModelRef
 from amplification.serving.config import ServingConfig
 from amplification.tasks.base import Task
+from amplification.voting import Voting
 
 # A person may think for longer than an episode of a program takes.
 PERSON_S = 7 * 86_400.0
@@ -39,7 +40,7 @@ PERSON_S = 7 * 86_400.0
 
 @dataclass(frozen=True)
 class AskSettings:
-    """How a run is asked: by which overseer, on which tasks, with which model server and limits.
+    """How a run is asked: by which overseer, on which tasks, with which model server, limits and votes.
 
     by_hand: a person is the overseer, whatever `overseer` says.
     """
@@ -49,6 +50,7 @@ class AskSettings:
     limits: Limits
     overseer: OverseerConfig = PROGRAM
     by_hand: bool = False
+    voting: Voting | None = None
 
 
 def last_agent(run: Path) -> Agent:
@@ -119,7 +121,7 @@ def _opened(run: Path, settings: AskSettings, console: Console, name: str | None
         return Dispatcher(samplers.get(serving), answering.memo)
 
     opened = partial(samplers.get, settings.serving)
-    answering = Answering(agent, overseer, stores, limits, opened, quiet=settings.by_hand)
+    answering = Answering(agent, overseer, stores, limits, opened, settings.voting, settings.by_hand)
     try:
         session = Session(stores.own, name) if name is not None else Session.new(stores.own)
         yield Shell(run, session, answering, _understands(settings), console, lines)

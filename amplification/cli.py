@@ -133,7 +133,7 @@ def _ask(args: list[str]) -> int:
     tasks = {name: TASKS[name] for name in config.tasks}
     by_hand = options.overseer == "human"
     overseer = config.overseer if by_hand or options.overseer == "configured" else load_overseer(options.overseer)
-    settings = AskSettings(tasks, config.serving, config.limits, overseer, by_hand)
+    settings = AskSettings(tasks, config.serving, config.limits, overseer, by_hand, config.voting)
     if options.question is None:
         open_session(options.run, settings, _console(), options.session)
     else:

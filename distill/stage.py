@@ -134,7 +134,7 @@ def _reason(error: BaseException) -> str:
 def _claim(folder: Path, config: RunConfig) -> None:
     """Make the folder this configuration's, or check that it already is."""
     path = folder / "config.yaml"
-    mine = {"format": RUN_FORMAT, "config": config.model_dump(mode="json")}
+    mine: dict[str, Any] = {"format": RUN_FORMAT, "config": config.model_dump(mode="json")}
     if not path.exists():
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -170,7 +170,7 @@ def read_run_config(path: Path) -> dict[str, Any]:
 
 
 def _what_counts(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration without what changes no result: at which addresses a server is, and how patient we are with it."""
+    """A configuration without what changes no result: where a server is, and how patient we are with it."""
     serving = config.get("serving")
     kept = {key: value for key, value in serving.items() if key != "http"} if isinstance(serving, dict) else serving
     return {**config, "serving": kept}

@@ -24,6 +24,7 @@ from amplification.question import Answer, Question
 from amplification.serving.base import Sampler
 from amplification.serving.scripted import ScriptedSampler
 from amplification.store import Store
+from amplification.voting import Voting
 
 STORE = "store.sqlite"
 OWN_STORE = "ask.sqlite"
@@ -71,11 +72,13 @@ class Answering:
         stores: Stores,
         limits: Limits,
         open_sampler: Callable[[], Sampler],
+        voting: Voting | None = None,
         quiet: bool = False,
     ) -> None:
         """`overseer` makes a new one for each answer, `open_sampler` the model at the first one. `quiet`: nobody is
         shown how far an answer is."""
-        self.agent, self.overseer, self.stores, self.limits, self.quiet = agent, overseer, stores, limits, quiet
+        self.agent, self.overseer, self.stores, self.limits = agent, overseer, stores, limits
+        self.voting, self.quiet = voting, quiet
         self.memo = ReadThroughMemo(stores.own, tuple(filter(None, [stores.run])))
         self._open = open_sampler
         self._sampler: Sampler | None = None
@@ -97,7 +100,7 @@ class Answering:
         Raises ServingError if the model does not start or answer, EOFError where the overseer is a person who left.
         """
         dispatcher = self.dispatcher if consults else Dispatcher(ScriptedSampler())
-        amplified = Amplified(self.overseer(), self.agent, dispatcher, self.limits, corrections=corrections)
+        amplified = Amplified(self.overseer(), self.agent, dispatcher, self.limits, self.voting, corrections)
 
         async def answered() -> Episode:
             async with watched(watcher, console, self.quiet):

@@ -13,7 +13,7 @@ import yaml
 from amplification.errors import InputError, StageError
 from distill.config import RunConfig
 from distill.progress import Progress
-from distill.stage import RunFolder, exclusive, read_done
+from distill.stage import RunFolder, exclusive, read_done, state_of
 
 
 class Silent:
@@ -103,6 +103,31 @@ def test_another_configuration_is_refused_by_the_key_that_differs(tmp_path: Path
     run_folder(tmp_path)
     with pytest.raises(InputError, match=r"seed was 1, now 2"):
         run_folder(tmp_path, RunConfig(seed=2))
+
+
+def test_a_run_goes_on_when_its_server_has_moved(tmp_path: Path) -> None:
+    first = run_folder(tmp_path).stage("generation-0/labels", write)
+    moved = RunConfig.model_validate({"serving": {"http": {"servers": ["http://127.0.0.1:9/v1"], "retries": 9}}})
+    assert moved != RunConfig()
+    assert run_folder(tmp_path, moved).stage("generation-0/labels", write).seconds == first.seconds
+    with pytest.raises(InputError, match="serving.block_size"):
+        run_folder(tmp_path, RunConfig.model_validate({"serving": {"block_size": 64}}))
+
+
+def test_what_a_stage_kept_to_carry_on_is_gone_when_it_is_complete(tmp_path: Path) -> None:
+    def interrupted(out: Path, progress: Progress) -> dict[str, int]:
+        state_of(out).mkdir(exist_ok=True)
+        (state_of(out) / "half").write_text("done")
+        raise RuntimeError("no more")
+
+    def carried_on(out: Path, progress: Progress) -> dict[str, int]:
+        return {"found": len(list(state_of(out).iterdir()))}
+
+    folder = run_folder(tmp_path)
+    with pytest.raises(StageError):
+        folder.stage("generation-0/agent", interrupted)
+    assert folder.stage("generation-0/agent", carried_on).metrics == {"found": 1}
+    assert not state_of(tmp_path / "generation-0" / "agent").exists()
 
 
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
