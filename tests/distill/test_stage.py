@@ -110,7 +110,7 @@ def test_a_run_goes_on_when_its_server_has_moved(tmp_path: Path) -> None:
     moved = RunConfig.model_validate({"serving": {"http": {"servers": ["http://127.0.0.1:9/v1"], "retries": 9}}})
     assert moved != RunConfig()
     assert run_folder(tmp_path, moved).stage("generation-0/labels", write).seconds == first.seconds
-    with pytest.raises(InputError, match="serving.block_size"):
+    with pytest.raises(InputError, match=r"serving\.block_size"):
         run_folder(tmp_path, RunConfig.model_validate({"serving": {"block_size": 64}}))
 
 
