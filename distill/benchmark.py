@@ -29,7 +29,7 @@ from distill.base import train_base
 from distill.config import AdapterConfig, BaseConfig, LabelsConfig, ModelConfig, PPOSettings, RewardConfig
 from distill.curriculum import choose, practice
 from distill.ensemble import RewardEnsemble
-from distill.ppo import make_optimizer, make_trainer, trl_arguments
+from distill.ppo import Parts, make_optimizer, make_trainer, trl_arguments
 from distill.ppo_trainer import TrlPPOTrainer, trl_ppo
 from distill.reward import make_pairs, train_reward
 from distill.weights import load_merged, load_policy, load_tokenizer, prompt_ids, quiet, scorer_from
@@ -121,24 +121,23 @@ class _Bench:
     def ours(self, seed: int) -> tuple[float, float, float]:
         """Episodes per second, and reward and KL at the end."""
         value = ValueHead(self.reference.config.hidden_size)
-        trainer = make_trainer(*self._parts(value, seed))
+        trainer = make_trainer(self._parts(value, seed))
         seconds = _timed(trainer.train)
         return self._ended(seconds, trainer.history)
 
     def theirs(self, seed: int) -> tuple[float, float, float]:
         """The same for TRL's trainer, its critic a model of its own, as it wants it."""
         value = scorer_from(self.reference, int(self.tokenizer.pad_token_id), ADAPTER, zero_head=True)
-        trainer: Any = TrlPPOTrainer(**trl_arguments(*self._parts(value, seed)))
+        trainer: Any = TrlPPOTrainer(**trl_arguments(self._parts(value, seed)))
         history: list[dict[str, float]] = []
         trainer.log, trainer.accelerator.print = history.append, lambda *_: None
         seconds = _timed(trainer.train)
         return self._ended(seconds, history)
 
-    def _parts(self, value: Any, seed: int) -> tuple[Any, ...]:
+    def _parts(self, value: Any, seed: int) -> Parts:
         policy: Any = load_policy(self.base, None, ADAPTER, seed)
-        optimizers = make_optimizer(policy, value, ADAPTER, PPO)
-        scratch = str(self.folder / "scratch")
-        return (
+        optimizers, scratch = make_optimizer(policy, value, ADAPTER, PPO), str(self.folder / "scratch")
+        return Parts(
             *(policy, self.reference, value, self.ensemble, self.prompts),
             *(self.tokenizer, optimizers, PPO, scratch, seed),
         )

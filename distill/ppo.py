@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from datasets import Dataset
@@ -72,17 +72,11 @@ def train_ppo(
             prompts = prompt_ids(tokenizer, questions)
             random.Random(f"{seed}/practice").shuffle(prompts)
             optimizers = make_optimizer(policy, value, adapter_config, settings)
+            parts = Parts(
+                *(policy, reference, value, ensemble, prompts, tokenizer, optimizers, settings, scratch, seed)
+            )
             trainer = make_trainer(
-                policy,
-                reference,
-                value,
-                ensemble,
-                prompts,
-                tokenizer,
-                optimizers,
-                settings,
-                scratch,
-                seed,
+                parts,
                 on_update=lambda episodes: progress(min(episodes, settings.episodes), settings.episodes),
                 state_folder=state,
                 keep_state=_every(settings.checkpoint_seconds),
@@ -124,42 +118,31 @@ def _every(seconds: float) -> Callable[[int], bool]:
     return due
 
 
-def make_trainer(
-    policy: Any,
-    reference: Any,
-    value: Any,
-    ensemble: RewardEnsemble,
-    prompts: Sequence[Sequence[int]],
-    tokenizer: PreTrainedTokenizerBase,
-    optimizers: tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR],
-    settings: PPOSettings,
-    scratch: str,
-    seed: int,
-    **ours: Any,
-) -> PPOTrainer:
-    """The trainer with everything off that prints, logs or samples for show."""
-    return PPOTrainer(
-        prompts=prompts,
-        score=ensemble.rewards,
-        settings=Settings(entropy_bonus=settings.entropy_bonus, kl_target=settings.kl_target, max_kl=settings.max_kl),
-        **ours,
-        **trl_arguments(policy, reference, value, ensemble, prompts, tokenizer, optimizers, settings, scratch, seed),
-    )
+class Parts(NamedTuple):
+    """What a trainer is made of. `prompts` are token ids; `scratch` is a folder for what TRL may want to write."""
+
+    policy: Any
+    reference: Any
+    value: Any
+    ensemble: RewardEnsemble
+    prompts: Sequence[Sequence[int]]
+    tokenizer: PreTrainedTokenizerBase
+    optimizers: tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]
+    settings: PPOSettings
+    scratch: str
+    seed: int
 
 
-def trl_arguments(
-    policy: Any,
-    reference: Any,
-    value: Any,
-    ensemble: RewardEnsemble,
-    prompts: Sequence[Sequence[int]],
-    tokenizer: PreTrainedTokenizerBase,
-    optimizers: tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR],
-    settings: PPOSettings,
-    scratch: str,
-    seed: int,
-) -> dict[str, Any]:
+def make_trainer(parts: Parts, **ours: Any) -> PPOTrainer:
+    """The trainer with everything off that prints, logs or samples for show; `ours` goes to its own part."""
+    settings = Settings(parts.settings.entropy_bonus, parts.settings.kl_target, max_kl=parts.settings.max_kl)
+    score = parts.ensemble.rewards
+    return PPOTrainer(prompts=parts.prompts, score=score, settings=settings, **ours, **trl_arguments(parts))
+
+
+def trl_arguments(parts: Parts) -> dict[str, Any]:
     """What TRL's own trainer is given, too, where the two are compared."""
+    policy, reference, value, ensemble, prompts, tokenizer, optimizers, settings, scratch, seed = parts
     # A model's own sampling settings (a repetition penalty, say) would make rollouts differ from what is trained.
     policy.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id
