@@ -40,7 +40,7 @@ KEPT_ASIDE = 0.1
 # Of the kept-aside steps that the imitator takes, so many may be mistakes; and of those that it would take rightly, so
 # many are left to the real overseer all the same, since what comes later may be stranger than what was recorded.
 MISTAKES = 0.001
-LEFT = 0.01
+LEFT = 0.04
 
 
 class Lesson(NamedTuple):
