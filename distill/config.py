@@ -161,7 +161,7 @@ class ImitatorTraining(Settings):
 
     model: ModelConfig = ModelConfig(width=96, layers=3, heads=3, max_length=512)
     vocabulary: int = Field(default=400, ge=300)
-    steps: int = Field(default=1_000, ge=1)
+    steps: int = Field(default=1_200, ge=1)
     batch: int = Field(default=32, ge=1)
     learning_rate: float = Field(default=3e-3, gt=0)
     max_tokens: int = Field(default=128, ge=1)

@@ -40,14 +40,12 @@ KEPT_ASIDE = 0.1
 # Of the kept-aside steps that the imitator takes, so many may be mistakes; and of those that it would take rightly, so
 # many are left to the real overseer all the same, since what comes later may be stranger than what was recorded.
 MISTAKES = 0.001
-LEFT = 0.01
-# Steps of one kind of action are further told apart by the length of what was shown, in steps of so many characters.
-KIND_CHARS = 16
+LEFT = 0.04
 
 
 class Lesson(NamedTuple):
-    """One recorded step as text: what the overseer was shown, what it did there, its kind (of action, and how much was
-    shown), and whether it is kept aside. What kinds are learned badly comes up more often in training."""
+    """One recorded step as text: what the overseer was shown, what it did there, of which kind that is, and whether it
+    is kept aside. A kind that is learned badly comes up more often in training."""
 
     prompt: str
     action: str
@@ -89,8 +87,7 @@ def lessons_from(steps: Iterable[tuple[Workspace, Step]]) -> list[Lesson]:
             action = write_action(step.action, workspace, "json")
         except ValueError:
             continue  # it pointed to what was not there, and was refused
-        kind = f"{type(step.action).__name__} {len(prompt) // KIND_CHARS}"
-        lessons[prompt] = Lesson(prompt, action, kind, aside)
+        lessons[prompt] = Lesson(prompt, action, type(step.action).__name__, aside)
     return list(lessons.values())
 
 
