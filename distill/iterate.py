@@ -189,7 +189,7 @@ class Iteration:
             pairs = make_pairs(self.models.tasks, rows, ask, settings, self._seed(n), judge.judge if judge else None)
             adapter = self.config.distill.adapter
             metrics = train_reward(base, start, pairs, adapter, settings, out, self._seed(n), progress)
-            return {**metrics, "judge_cost": asdict(judge.cost)} if judge else metrics
+            return {**metrics, "judge_cost": asdict(judge.cost), "judged": len(rows)} if judge else metrics
 
         return work
 

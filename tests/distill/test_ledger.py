@@ -48,3 +48,11 @@ def test_an_adversarys_rollouts_and_judgements_are_its_own_cost() -> None:
     assert cost["amplified_tokens_per_episode"] == 15
     without = generation_cost(LABELS, WARM, REWARD, None, {**PPO, "attacks": 0})
     assert cost["flops"] == without["flops"] + 2 * 10 * (70 + 100)
+
+
+def test_judgements_for_the_reward_model_are_episodes_too() -> None:
+    reward = {**REWARD, "judge_cost": {**COST, "tokens": 60}, "judged": 3}
+    cost = generation_cost(LABELS, WARM, reward, None, PPO)
+    assert cost["amplified_episodes"] == 13
+    assert cost["amplified_tokens_per_episode"] == pytest.approx(260 / 13)
+    assert cost["flops"] == generation_cost(LABELS, WARM, REWARD, None, PPO)["flops"] + 2 * 10 * 60
