@@ -184,7 +184,10 @@ class Amplified:
                 account.close_child(part)
 
     def _child(self, sub: SubQuestion) -> Node:
-        asked, by = self.corrections.asked(sub.question), "amplified" if sub.recurse else "agent"
+        by = "amplified" if sub.recurse else "agent"
+        if not self.corrections.edited:
+            return Node(sub.question, by)
+        asked = self.corrections.asked(sub.question)
         return Node(asked, by) if asked is sub.question else Node(asked, by, asked=sub.question)
 
     def _made(self, make: Make, tree: Tree) -> list[Content]:

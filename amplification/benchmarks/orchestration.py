@@ -23,19 +23,22 @@ from amplification.serving.base import Call, Completion, ModelRef
 from amplification.workspace import Ask, Reply, SubQuestion, Workspace
 
 CALLS, REPEATS = 100_000, 3
+WIDE = 8  # sub-questions at a time
 LIMITS = Limits(calls=10**15, tokens=10**18, depth=64, seconds=3_600)
 
 
 @dataclass(frozen=True)
 class Orchestration(Measured):
-    """Medians over the repeats, each in a process of its own. Of every episode, half the tree's nodes are workspaces.
+    """Medians over the repeats, each in a process of its own.
 
-    `microseconds_per_call` is processor time of the one process, which other work on the machine disturbs less than
-    wall time; `wall_microseconds_per_call` is that of the same episode. `peak_rss_mb` is the most memory that the
-    process held, of which `start_rss_mb` before the episode.
+    `microseconds_per_call` is for the dearest shape of a tree: H asks two sub-questions at a time, so there are as many
+    workspaces as calls. `wide_microseconds_per_call` is for an H that asks `WIDE` at a time. Both are processor time of
+    the one process, which other work on the machine disturbs less than wall time; `wall_microseconds_per_call` is that
+    of the first. `peak_rss_mb` is the most memory that the process held, of which `start_rss_mb` before the episode.
     """
 
     microseconds_per_call: float
+    wide_microseconds_per_call: float
     wall_microseconds_per_call: float
     peak_rss_mb: float
     start_rss_mb: float
@@ -44,24 +47,29 @@ class Orchestration(Measured):
 
     def as_line(self) -> str:
         return (
-            f"{self.microseconds_per_call:.1f} us of processor time a call, "
-            f"{self.wall_microseconds_per_call:.1f} us of wall time, "
+            f"{self.microseconds_per_call:.1f} us of processor time a call where H asks two at a time "
+            f"({self.wall_microseconds_per_call:.1f} us of wall time), {self.wide_microseconds_per_call:.1f} where it "
+            f"asks {WIDE}; "
             f"{self.peak_rss_mb:.0f} MB at most, {self.start_rss_mb:.0f} before; "
             f"an episode of {self.calls} calls, medians of {self.repeats}"
         )
 
 
-class Halving(Overseer):
-    """Counts a range by halves, down to single numbers, which it asks A: as many workspaces as calls."""
+class Splitting(Overseer):
+    """Counts a range by parts, so many at a time, down to single numbers, which it asks A."""
 
-    name = "halving ranges"
+    name = "splitting ranges"
+
+    def __init__(self, parts: int) -> None:
+        self.parts = parts
 
     async def act(self, workspace: Workspace) -> Decision:
         if workspace.events:
             return Decision(Reply(str(sum(int(exchange.answer.text) for exchange in workspace.exchanges))))
         start, stop = map(int, workspace.question.text.split())
-        middle = (start + stop) // 2
-        return Decision(Ask((_part(start, middle), _part(middle, stop))))
+        parts = min(self.parts, stop - start)
+        cuts = [start + (stop - start) * place // parts for place in range(parts + 1)]
+        return Decision(Ask(tuple(map(_part, cuts, cuts[1:]))))
 
 
 class Constant:
@@ -80,14 +88,16 @@ class Constant:
 def orchestration(settings: Settings) -> Orchestration:
     """Measure an episode of `calls` distinct calls, each repeat in a new process. Raises StageError if one fails."""
     calls, repeats = settings.calls_within(CALLS, 2, 10_000_000), settings.repeats or REPEATS
-    found = [_in_new_process(calls) for _ in range(repeats)]
+    found = [_in_new_process(calls, 2) for _ in range(repeats)]
+    wide = statistics.median(_in_new_process(calls, WIDE)[0] for _ in range(repeats))
     processor, wall, peak, start = (statistics.median(column) for column in zip(*found, strict=True))
-    return Orchestration(processor / calls * 1e6, wall / calls * 1e6, peak, start, calls, repeats)
+    each = 1e6 / calls
+    return Orchestration(processor * each, wide * each, wall * each, peak, start, calls, repeats)
 
 
-def _in_new_process(calls: int) -> list[float]:
+def _in_new_process(calls: int, parts: int) -> list[float]:
     # A process's peak of memory never falls again, so a second episode in the same one could not be measured.
-    code = f"from amplification.benchmarks.orchestration import one_episode; one_episode({calls})"
+    code = f"from amplification.benchmarks.orchestration import one_episode; one_episode({calls}, {parts})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if done.returncode:
         raise StageError(f"bench: the episode failed: {done.stderr.strip().splitlines()[-1]}")
@@ -95,9 +105,9 @@ def _in_new_process(calls: int) -> list[float]:
     return figures
 
 
-def one_episode(calls: int) -> None:
+def one_episode(calls: int, parts: int = 2) -> None:
     """Print [processor seconds, wall seconds, peak RSS, RSS at the start] (MB of 10^6 bytes) of one episode."""
-    amplified = Amplified(Halving(), Agent("scripted", ModelRef("none"), "0"), Dispatcher(Constant()), LIMITS)
+    amplified = Amplified(Splitting(parts), Agent("scripted", ModelRef("none"), "0"), Dispatcher(Constant()), LIMITS)
     start, processor, wall = _peak_mb(), time.process_time(), time.perf_counter()
     episode = asyncio.run(amplified.answer(Question(f"0 {calls}")))
     seconds = [time.process_time() - processor, time.perf_counter() - wall]
