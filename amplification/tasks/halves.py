@@ -12,6 +12,8 @@ from amplification.workspace import Ask, Exchange, GiveUp, SubQuestion, Workspac
 # Single digits, as the tasks about lists of numbers write them; a list longer than A's levels is H^A's to halve.
 DIGITS = r"(?P<digits>[0-9](?: [0-9])*)"
 
+NOT_ANSWERED = "no answer to the sub-question"
+
 
 def digits(match: re.Match[str]) -> tuple[int, ...]:
     """The numbers that `DIGITS` matched."""
@@ -49,8 +51,10 @@ def answers_or_next(task: Task, workspace: Workspace, texts: Sequence[str], size
 def unusable(task: Task, exchange: Exchange) -> GiveUp | None:
     """Why a sub-answer cannot be built upon: it failed, or it has not the form of an answer to its question."""
     text, answer = exchange.question.text, exchange.answer
-    if not answer.ok:
-        return GiveUp(f"sub-question '{text}' was not answered: {answer.failure}")
+    if answer.failure is not None:
+        # A reason from below is passed on as it is: one that grew at each level would be as large as the tree.
+        told = answer.failure.startswith(NOT_ANSWERED)
+        return GiveUp(answer.failure if told else f"{NOT_ANSWERED} '{text}': {answer.failure}")
     if answer.text not in task.valid_answers(text):
         return GiveUp(f"sub-question '{text}' got '{answer.text[:40]}', which is not an answer to it")
     return None

@@ -21,6 +21,7 @@ _WORD = re.compile(r"\w+")
 _NUMBER = re.compile(r"[0-9]{1,18}")
 
 # A piece that A cannot say anything usable about is cut up further, down to this size.
+NO_ANSWER = "there was no usable answer"
 LEAST_CHARS = 64
 
 
@@ -134,7 +135,7 @@ class LongText:
             if answer.ok and parsed.kind.valid(answer.text, size, parsed.word):
                 return Reply(answer.text)
             if size <= LEAST_CHARS:
-                return GiveUp(f"about a piece of {size} characters there was no usable answer: {answer.shown()[:80]}")
+                return GiveUp(f"{NO_ANSWER} about a piece of {size} characters: {answer.shown()[:80]}")
         return self._cut(workspace.pointers[0].digest, size)
 
     def _cut(self, pointer: str, size: int) -> Make:
@@ -156,7 +157,10 @@ class LongText:
             if len(again) == len(bad):
                 return Ask(tuple(self._sub(workspace, pointer, True) for pointer in again))
         if bad:
-            return GiveUp(f"there was no usable answer about a piece: {last[bad[0]].answer.shown()[:80]}")
+            answer = last[bad[0]].answer
+            if (answer.failure or "").startswith(NO_ANSWER):  # from below: passed on as it is
+                return GiveUp(answer.failure or "")
+            return GiveUp(f"{NO_ANSWER} about a piece of {sizes[bad[0]]} characters: {answer.shown()[:80]}")
         answers = [last[pointer].answer.text for pointer in pieces]
         return Reply(parsed.kind.combined(answers, [sizes[pointer] for pointer in pieces]))
 
