@@ -90,6 +90,15 @@ def check(config: RunConfig, where: str) -> None:
         problem = f"'generations' is {config.generations}, and the tasks have levels for {most}"
         raise InputError(where, problem, f"set it to {most} or less")
     _check_model(config, where)
+    _check_ppo(config, where)
+
+
+def _check_ppo(config: RunConfig, where: str) -> None:
+    ppo = config.distill.ppo
+    shares = ppo.processes * ppo.minibatches
+    if ppo.batch % shares:
+        problem = f"'distill.ppo.batch' is {ppo.batch}, which 'processes' times 'minibatches' ({shares}) do not divide"
+        raise InputError(where, problem, f"set it to {max(1, ppo.batch // shares) * shares}")
 
 
 def _check_model(config: RunConfig, where: str) -> None:
