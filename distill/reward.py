@@ -36,12 +36,14 @@ from distill.weights import (
     CHECKPOINT_ABOVE,
     answer_ids,
     load_merged,
+    load_scorer,
     load_tokenizer,
     padded,
     parameters,
     prompt_ids,
     quiet,
     scorer_from,
+    scorer_trained,
 )
 
 # Questions with candidate answers -> H^A's judgements, None where it came to none.
@@ -153,8 +155,11 @@ def train_reward(
     out: str | Path,
     seed: int,
     progress: Progress,
+    earlier: str | Path | None = None,
 ) -> dict[str, Any]:
     """Train the members from the agent's merged weights and write `out`/member-0, member-1, ...
+
+    `earlier` is an ensemble of as many members that training carries on from instead, heads and all.
 
     Members differ in their initial head and in the order of the data; of each, what `adapter_config` says is trained,
     and the head. Metrics: heldout_accuracy (share of the held-out
@@ -168,8 +173,8 @@ def train_reward(
             if not part:
                 raise InputError("labels", f"no pair is of the {name} part", "ask H^A more questions")
         begun = time.monotonic()
-        lesson = _Lesson(str(base), str(agent) if agent else None, train, adapter_config, settings)
-        counts = _train_members(lesson, Path(out), seed, progress)
+        lesson = _Lesson(str(base), str(agent) if agent else None, train, adapter_config, settings, seed, earlier)
+        counts = _train_members(lesson, Path(out), progress)
         seconds = time.monotonic() - begun
         metrics = calibrate(base, Path(out), heldout, settings)
         scored = tokenised_pairs(tokenizer, heldout)
@@ -194,41 +199,45 @@ def tokenised_pairs(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[s
 
 
 class _Lesson(NamedTuple):
-    """All that members have in common; what differs is the seed."""
+    """All that members have in common; `earlier` is the ensemble that each carries on from."""
 
     base: str
     agent: str | None
     pairs: list[Mapping[str, str]]
     adapter: AdapterConfig
     settings: RewardConfig
+    seed: int
+    earlier: str | Path | None = None
 
 
-def _train_members(lesson: _Lesson, out: Path, seed: int, progress: Progress) -> list[tuple[int, int]]:
+def _train_members(lesson: _Lesson, out: Path, progress: Progress) -> list[tuple[int, int]]:
     """Train all members, on a CPU side by side; the tokens that each was trained on, and its parameters.
 
     A process of its own writes into a folder of its own, so that one left over by a kill can do no harm.
     """
     out.mkdir(parents=True, exist_ok=True)
-    seeds = [seed * 100 + member for member in range(lesson.settings.members)]
-    folders = [out / f"member-{member}" for member in range(len(seeds))]
-    if torch.cuda.is_available() or len(seeds) == 1:
-        return [_train_member(lesson, folder, one, progress) for folder, one in zip(folders, seeds, strict=True)]
+    folders = [out / f"member-{member}" for member in range(lesson.settings.members)]
+    if torch.cuda.is_available() or len(folders) == 1:
+        return [_train_member(lesson, folder, member, progress) for member, folder in enumerate(folders)]
     aside = [Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=out)) for folder in folders[1:]]
     with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("fork")) as pool:
-        others = [pool.submit(_train_member, lesson, place, one) for place, one in zip(aside, seeds[1:], strict=True)]
-        counts = [_train_member(lesson, folders[0], seeds[0], progress), *(other.result() for other in others)]
+        others = [pool.submit(_train_member, lesson, place, member) for member, place in enumerate(aside, 1)]
+        counts = [_train_member(lesson, folders[0], 0, progress), *(other.result() for other in others)]
     for place, folder in zip(aside, folders[1:], strict=True):
         place.rename(folder)
     return counts
 
 
-def _train_member(lesson: _Lesson, out: Path, seed: int, progress: Progress | None = None) -> tuple[int, int]:
-    base, agent, pairs, adapter, settings = lesson
+def _train_member(lesson: _Lesson, out: Path, member: int, progress: Progress | None = None) -> tuple[int, int]:
+    base, agent, pairs, adapter, settings, seed, earlier = lesson
     tokenizer = load_tokenizer(base)
     collator = PairCollator(int(tokenizer.pad_token_id))
-    start = load_merged(base, agent)
-    torch.manual_seed(seed)
-    model: Any = scorer_from(start, collator.pad_token_id, adapter, extra_layers=settings.extra_layers)
+    start = load_merged(base, agent) if earlier is None else load_scorer(Path(earlier) / f"member-{member}")
+    torch.manual_seed(seed * 100 + member)
+    if earlier is None:
+        model: Any = scorer_from(start, collator.pad_token_id, adapter, extra_layers=settings.extra_layers)
+    else:
+        model = scorer_trained(start, adapter)
     with tempfile.TemporaryDirectory() as scratch:
         trainer = PairTrainer(
             model=model,

@@ -163,6 +163,18 @@ def scorer_from(
         _silence(scorer.base_model, extra_layers)
     if zero_head:
         torch.nn.init.zeros_(scorer.score.weight)
+    return scorer_trained(scorer, settings)
+
+
+def load_scorer(folder: str | Path) -> PreTrainedModel:
+    """A reward model that was trained before. Raises InputError for a folder without safetensors."""
+    require_safetensors(folder)
+    scorer: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(str(folder), use_safetensors=True)
+    return scorer
+
+
+def scorer_trained(scorer: Any, settings: AdapterConfig) -> PreTrainedModel:
+    """The reward model with what `settings.method` trains of an agent left trainable, and the head."""
     if settings.method == "linear":
         only_linear_trained(scorer)
         scorer.score.weight.requires_grad_(True)
