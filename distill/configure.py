@@ -114,6 +114,9 @@ def _check_model(config: RunConfig, where: str) -> None:
     if adapter.method == "lora" and adapter.rank > serving.max_lora_rank:
         problem = f"'serving.max_lora_rank' is {serving.max_lora_rank}, below 'distill.adapter.rank'"
         raise InputError(where, problem, f"set it to {adapter.rank}")
+    if serving.is_chat:
+        problem = "'serving.http.endpoint' is 'chat', and agents are trained on prompts without a chat template"
+        raise InputError(where, problem, "set it to 'completions'; an overseer's own 'serving' may be 'chat'")
     if serving.max_model_len < model.max_length:
         problem = f"'serving.max_model_len' is {serving.max_model_len}, below 'model.max_length'"
         raise InputError(where, problem, f"set it to {model.max_length} or more")
