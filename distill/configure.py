@@ -94,6 +94,11 @@ def check(config: RunConfig, where: str) -> None:
     if config.generations > most:
         problem = f"'generations' is {config.generations}, and the tasks have levels for {most}"
         raise InputError(where, problem, f"set it to {most} or less")
+    if config.scheme == "collapsed" and config.collapsed.rounds <= config.generations:
+        problem = (
+            f"'collapsed.rounds' is {config.collapsed.rounds}, and {config.generations + 1} levels are to be learned"
+        )
+        raise InputError(where, problem, f"set it to {config.generations + 1} or more, or 'generations' to less")
     _check_model(config, where)
     _check_ppo(config, where)
 
