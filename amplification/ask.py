@@ -54,23 +54,24 @@ class AskSettings:
 
 
 def last_agent(run: Path) -> Agent:
-    """The agent of the last complete generation of a run. Raises InputError if there is none."""
-    found = {int(m[1]): folder for folder in run.glob("generation-*/agent") if (m := _generation(folder))}
+    """The agent of the last complete generation, or round, of a run. Raises InputError if there is none."""
+    found = {int(m[2]): (m[1], folder) for folder in run.glob("*/agent") if (m := _turn(folder))}
     if not found:
         raise InputError(run, "no generation of this run is complete", f"finish it with 'amplify run --out {run}'")
     n = max(found)
-    folder, base = found[n], run / "base"
+    (kind, folder), base = found[n], run / "base"
+    name = f"A{n}" if kind == "generation" else f"A of round {n}"
     if (folder / "adapter_config.json").is_file():
         if not base.is_dir():
             raise InputError(base, "the run's base model is missing", "restore it, or make the run again")
-        return Agent.load(f"A{n}", ModelRef(str(base), str(folder)))
-    return Agent.load(f"A{n}", ModelRef(str(folder)))
+        return Agent.load(name, ModelRef(str(base), str(folder)))
+    return Agent.load(name, ModelRef(str(folder)))
 
 
-def _generation(agent: Path) -> re.Match[str] | None:
+def _turn(agent: Path) -> re.Match[str] | None:
     # A stage's folder gets its name last of all, with done.json in it; anything else is unfinished.
     complete = (agent / "done.json").is_file()
-    return re.fullmatch(r"generation-(\d+)", agent.parent.name) if complete else None
+    return re.fullmatch(r"(generation|round)-(\d+)", agent.parent.name) if complete else None
 
 
 def ask(

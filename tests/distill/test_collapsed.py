@@ -17,6 +17,7 @@ import torch
 import yaml
 
 from amplification.agent import Agent
+from amplification.ask import last_agent
 from amplification.errors import InputError
 from amplification.question import Answer
 from amplification.serving.base import ModelRef
@@ -149,6 +150,10 @@ def test_some_labels_are_made_without_the_agent(whole: Path) -> None:
     for number in (1, 2, 3):
         labels = done(whole, f"round-{number}/labels")
         assert 0 < labels["judged_without_agent"] < labels["labels"]
+
+
+def test_asking_the_run_asks_its_last_round_s_agent(whole: Path) -> None:
+    assert last_agent(whole).digest == digest(whole, "round-3/agent")
 
 
 @pytest.fixture
