@@ -48,12 +48,17 @@ def load_config(path: Path | None = None) -> RunConfig:
     return config
 
 
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The keys and values of a YAML file. Raises InputError if it is missing or not YAML with keys."""
+    return _mapping(_read(path), str(path))
+
+
 def load_overseer(name: str) -> OverseerConfig:
     """The overseer that a YAML file configures, with the keys of a configuration's section `overseer`; `program` is the
     tasks' own. Raises InputError if anything about it is wrong."""
     if name == PROGRAM.kind:
         return PROGRAM
-    return from_mapping(OverseerConfig, _mapping(_read(Path(name)), name), name)
+    return from_mapping(OverseerConfig, read_mapping(Path(name)), name)
 
 
 def from_mapping(kind: type[Config], data: Mapping[str, Any], where: str) -> Config:
@@ -109,6 +114,9 @@ def _check_model(config: RunConfig, where: str) -> None:
     if adapter.method == "lora" and adapter.rank > serving.max_lora_rank:
         problem = f"'serving.max_lora_rank' is {serving.max_lora_rank}, below 'distill.adapter.rank'"
         raise InputError(where, problem, f"set it to {adapter.rank}")
+    if serving.is_chat:
+        problem = "'serving.http.endpoint' is 'chat', and agents are trained on prompts without a chat template"
+        raise InputError(where, problem, "set it to 'completions'; an overseer's own 'serving' may be 'chat'")
     if serving.max_model_len < model.max_length:
         problem = f"'serving.max_model_len' is {serving.max_model_len}, below 'model.max_length'"
         raise InputError(where, problem, f"set it to {model.max_length} or more")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from amplification.serving.config import ServingConfig
 
@@ -20,15 +20,18 @@ class LanguageModelConfig(Section):
     """A language model as overseer.
 
     model: a folder of weights, or the name that the servers know the model by.
-    serving: where it runs; by default where the agents do. `backend: openai` takes any server of completions by URL.
+    serving: where it runs; by default where the agents do. `backend: openai` takes any server by URL, with
+    `http.endpoint: chat` also one that only chats.
     template: `overseer` explains everything to a model that was never trained for this; `step_short` explains nothing.
-    max_tokens: of one action. constrained: whether the server is told the JSON schema of actions; some take none.
+    max_tokens: of one action, and of the thoughts before it where a model has such. temperature: some models are drawn
+    from at 1 and at nothing else. constrained: whether the server is told the JSON schema of actions; some take none.
     """
 
     model: str
     serving: ServingConfig | None = None
     template: Literal["overseer", "step_short"] = "overseer"
     max_tokens: int = Field(default=512, ge=1)
+    temperature: float = Field(default=0.0, ge=0)
     constrained: bool = True
 
 
@@ -43,6 +46,13 @@ class ImitatorConfig(Section):
     threshold: float | None = Field(default=None, ge=0, le=1)
     serving: ServingConfig | None = None
     real: OverseerConfig = Field(default_factory=lambda: OverseerConfig())
+
+    @field_validator("serving")
+    @classmethod
+    def _is_asked_as_it_was_trained(cls, serving: ServingConfig | None) -> ServingConfig | None:
+        if serving is not None and serving.is_chat:
+            raise ValueError("has the endpoint 'chat', and imitators are trained without a chat template")
+        return serving
 
 
 class MixtureConfig(Section):

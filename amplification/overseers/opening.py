@@ -73,12 +73,17 @@ OVERSEERS: Mapping[str, Callable[[OverseerConfig, Parts], Overseer]] = MappingPr
 
 
 def language_model_agent(config: LanguageModelConfig, serving: ServingConfig) -> Agent:
-    """The model as an Agent: known by its weights, or by its servers and its name there. Raises InputError."""
-    params = SamplingParams(config.max_tokens, json_schema=action_schema() if config.constrained else None)
+    """The model as an Agent: known by its weights, or by its servers and its name there, and by whether a chat template
+    goes around what it is asked. Raises InputError."""
+    schema = action_schema() if config.constrained else None
+    params = SamplingParams(config.max_tokens, config.temperature, json_schema=schema)
     model = ModelRef(config.model)
     if Path(config.model).is_dir():
-        return replace(Agent.load("H", model, params), template=config.template)
+        loaded = Agent.load("H", model, params)
+        known = digest("chat", loaded.digest) if serving.is_chat else loaded.digest
+        return replace(loaded, digest=known, template=config.template)
     if Path(config.model).is_absolute() and serving.backend != "openai":
         raise InputError(config.model, "there is no such folder", "give a folder of weights or a hub name")
     servers = serving.http.servers if serving.backend == "openai" else ()
-    return Agent("H", model, digest("served", config.model, *servers), params, config.template)
+    way = "served by chat" if serving.is_chat else "served"
+    return Agent("H", model, digest(way, config.model, *servers), params, config.template)

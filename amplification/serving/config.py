@@ -22,9 +22,11 @@ SAMPLERS = MappingProxyType(
 
 
 class HttpConfig(BaseModel):
-    """Servers that answer OpenAI's /v1/completions, for the back end `openai`. docs/how-to/serve.md says how.
+    """Servers that answer as OpenAI's do, for the back end `openai`. docs/how-to/serve.md says how.
 
     servers: base URLs such as http://127.0.0.1:8000/v1. Requests go to the one with the least under way.
+    endpoint: `completions` sends prompts as they are to /v1/completions, many to a request. `chat` sends each as one
+    user's message to /v1/chat/completions, where the model's chat template goes around it.
     model: the name that the servers have for the base model; None is the base's own folder or hub name.
     api_key_env: NAME of the environment variable that holds the servers' key. The key itself belongs in no file.
     dialect: `vllm` uses vLLM's extensions: exact token counts for each prompt, and none of the model's own sampling
@@ -41,6 +43,7 @@ class HttpConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     servers: tuple[str, ...] = ("http://127.0.0.1:8000/v1",)
+    endpoint: Literal["completions", "chat"] = "completions"
     model: str | None = None
     api_key_env: str | None = None
     dialect: Literal["vllm", "openai"] = "vllm"
@@ -93,6 +96,11 @@ class ServingConfig(BaseModel):
     seed: int = Field(default=0, ge=0)
     script: Path | None = None
     http: HttpConfig = HttpConfig()
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether a chat template goes around every prompt, so that a model says other things than without."""
+        return self.backend == "openai" and self.http.endpoint == "chat"
 
     @field_validator("backend")
     @classmethod

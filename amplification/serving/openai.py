@@ -1,4 +1,4 @@
-"""OpenAISampler: agents on servers that speak OpenAI's completions API over HTTP."""
+"""OpenAISampler: models on servers that speak OpenAI's API over HTTP, completions or chat."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ import httpx
 
 from amplification.agent import weights_digest
 from amplification.errors import InputError, ServingError
-from amplification.serving.base import Call, Completion, ModelRef
+from amplification.serving.base import Call, Completion, ModelRef, SamplingParams
 from amplification.serving.checkpoint import Shelf
 from amplification.serving.config import ServingConfig
 from amplification.serving.draws import draw_seed
-from amplification.serving.openai_protocol import BadReply, Request, read_reply, words_of
+from amplification.serving.openai_chat import chat_body, chat_choice, refused_field
+from amplification.serving.openai_protocol import BadReply, Request, read_reply, text_choice, words_of
 from amplification.serving.openai_servers import Failed, Server, Servers
 
 Piece = list[tuple[int, Completion]]
@@ -30,7 +31,8 @@ class _PromptRefused(Exception):
 
 
 class OpenAISampler:
-    """One server or many. Calls that are ready together travel together, `prompts_per_request` to a request.
+    """One server or many. Calls that are ready together travel together, `prompts_per_request` to a request; to a chat
+    endpoint only samples of one prompt do.
 
     A try that fails (see HttpConfig) is made again on whichever server is up; all completions of a request are taken
     from one reply.
@@ -40,6 +42,8 @@ class OpenAISampler:
         """Raises InputError if the settings name a variable for the key and it is not set."""
         self.settings, self.http = settings, settings.http
         self._key = _key(self.http.api_key_env)
+        self._chat, self._vllm = self.http.endpoint == "chat", self.http.dialect == "vllm"
+        self._refused: set[str] = set()  # fields that the model does not take, by its own word
         self._shelf = Shelf()
         self._names: dict[ModelRef, str] = {}
         self._bases: dict[str, str] = {}
@@ -61,8 +65,9 @@ class OpenAISampler:
         """(place in `calls`, completion) as replies come in; a prompt that is empty or that the server finds too long
         gives a completion with an `error`.
 
-        Raises InputError for an adapter's folder that holds no weights, before anything is asked; ServingError if a
-        server refuses a request, or if none gives an answer within the retries and the deadline.
+        Raises InputError for an adapter's folder that holds no weights, before anything is asked, and for an endpoint
+        that a server does not have for the model; ServingError if a server refuses a request, or if none gives an
+        answer within the retries and the deadline.
         """
         faults = [(i, _fault(call.prompt)) for i, call in enumerate(calls)]
         refused = [(i, _refusal(fault)) for i, fault in faults if fault]
@@ -131,18 +136,21 @@ class OpenAISampler:
 
     def _requests(self, calls: Sequence[Call], asked: Sequence[int]) -> list[Request]:
         """The calls at `asked` in requests of nearly equal size, each with one model, the same parameters and seed."""
-        groups: dict[tuple[ModelRef, object, int | None], list[int]] = {}
+        groups: dict[tuple[ModelRef, SamplingParams, int | None, str], list[int]] = {}
         for i in asked:
-            groups.setdefault((calls[i].model, calls[i].params, self._seed(calls[i])), []).append(i)
+            prompt = calls[i].prompt if self._chat else ""
+            groups.setdefault((calls[i].model, calls[i].params, self._seed(calls[i]), prompt), []).append(i)
         requests = []
-        for (model, _, seed), places in groups.items():
-            number = -(-len(places) // self.http.prompts_per_request)
+        for (model, shared, seed, _), places in groups.items():
+            # Samples of one request are told apart by its seed and their place; greedy ones vLLM refuses to give.
+            alone = self._chat and (shared.temperature == 0 or seed is not None)
+            number = len(places) if alone else -(-len(places) // self.http.prompts_per_request)
             bounds = [len(places) * part // number for part in range(number + 1)]
             for start, end in pairwise(bounds):
                 part = tuple(places[start:end])
                 adapter = str(Path(model.adapter).resolve()) if model.adapter else None
-                prompts, params = tuple(calls[i].prompt for i in part), calls[part[0]].params
-                requests.append(Request(part, prompts, self._name(model), params, seed, adapter))
+                prompts = tuple(calls[i].prompt for i in part)
+                requests.append(Request(part, prompts, self._name(model), shared, seed, adapter))
         return requests
 
     def _seed(self, call: Call) -> int | None:
@@ -170,8 +178,8 @@ class OpenAISampler:
                 try:
                     arrived.put_nowait(await self._answer(servers, request))
                 except _PromptRefused as error:
-                    if len(request.places) == 1:
-                        arrived.put_nowait([(request.places[0], _refusal(str(error)))])
+                    if len(set(request.prompts)) == 1:
+                        arrived.put_nowait([(place, _refusal(str(error))) for place in request.places])
                     else:
                         waiting.extendleft(request.halves())
         except Exception as error:
@@ -199,16 +207,29 @@ class OpenAISampler:
     async def _try(self, server: Server, request: Request) -> list[Completion]:
         if request.adapter and request.model not in server.adapters:
             await self._load(server, request.model, request.adapter)
-        response = await server.post("/completions", request.body(self.http.dialect == "vllm"))
+        response = await self._post(server, request)
         if response.status_code == 404 and request.adapter and request.model in server.adapters:
             server.adapters.discard(request.model)  # the server was started again since
             remedy = f"start it with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 or --lora-modules {request.model}=FOLDER"
             raise Failed(f"does not know the adapter {request.adapter} ({remedy})")
         self._check(server, response)
         try:
-            return read_reply(response.content, request.prompts, request.params.logprob)
+            read_choice = chat_choice if self._chat else text_choice
+            return read_reply(response.content, request.prompts, request.params.logprob, read_choice)
         except BadReply as error:
             raise Failed(str(error)) from None
+
+    async def _post(self, server: Server, request: Request) -> httpx.Response:
+        """What the server says to a request; a chat model is asked again without what it refuses and can be without."""
+        if not self._chat:
+            return await server.post("/completions", request.body(self._vllm))
+        while True:
+            body = chat_body(request, self._vllm, self._refused)
+            response = await server.post("/chat/completions", body)
+            field = refused_field(response.content, body) if response.status_code == 400 else None
+            if field is None:
+                return response
+            self._refused.add(field)
 
     async def _load(self, server: Server, name: str, adapter: str) -> None:
         """Have vLLM load an adapter. A server without that route is taken to have been started with it."""
@@ -235,7 +256,14 @@ class OpenAISampler:
             raise Failed(f"answered {status} ({words})", not later, pause)
         if one_prompt:
             raise _PromptRefused(words)
-        raise ServingError(f"{server.url} refused a request with {status}: {words}")
+        if self._chat and "chat template" in words:
+            remedy = "give the server one (vLLM: --chat-template FILE), or set it to 'completions'"
+            raise InputError("serving.http.endpoint", f"is 'chat', and {server.url} says: {words}", remedy)
+        if not self._chat and "chat/completions" in words:
+            raise InputError(
+                "serving.http.endpoint", f"is 'completions', and {server.url} says: {words}", "set it to 'chat'"
+            )
+        raise ServingError(f"{server.url} refused {response.url.path} with {status}: {words}")
 
 
 def _fault(prompt: str) -> str | None:

@@ -1,10 +1,13 @@
-"""OpenAI's /v1/completions on the wire: the body of a request for many prompts, and a reply read with suspicion."""
+"""OpenAI's /v1/completions on the wire: the body of a request for many prompts, and a reply read with suspicion.
+
+openai_chat.py says where /v1/chat/completions differs.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,18 +68,48 @@ class Request:
         return body
 
 
-def read_reply(body: bytes, prompts: Sequence[str], logprob: bool) -> list[Completion]:
-    """One completion a prompt, in the prompts' order. Raises BadReply unless every prompt has exactly one."""
+@dataclass(frozen=True)
+class Choice:
+    """One completion of a reply as the server gave it, still to be checked; `error` is why it is no answer."""
+
+    index: Any
+    text: Any
+    reason: Any
+    logprobs: Any
+    prompt_ids: Any
+    ids: Any
+    error: str | None = None
+
+
+def text_choice(choice: dict[str, Any], reply: dict[str, Any]) -> Choice:
+    """A choice of /v1/completions."""
+    logprobs = choice.get("logprobs")
+    tokens = logprobs.get("token_logprobs") if isinstance(logprobs, dict) else None
+    ids = choice.get("prompt_token_ids"), choice.get("token_ids")
+    return Choice(choice.get("index"), choice.get("text"), choice.get("finish_reason"), tokens, *ids)
+
+
+def read_reply(
+    body: bytes,
+    prompts: Sequence[str],
+    logprob: bool,
+    read_choice: Callable[[dict[str, Any], dict[str, Any]], Choice] = text_choice,
+) -> list[Completion]:
+    """One completion a prompt, in the prompts' order. Raises BadReply unless every prompt has exactly one.
+
+    `read_choice` is given each choice and the whole reply.
+    """
     try:
         reply = json.loads(body)
     except (ValueError, RecursionError):
         raise BadReply("sent what is not JSON") from None
-    choices = reply.get("choices") if isinstance(reply, dict) else None
-    if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+    found = reply.get("choices") if isinstance(reply, dict) else None
+    if not isinstance(found, list) or not all(isinstance(choice, dict) for choice in found):
         raise BadReply("sent JSON without completions")
-    if len(choices) != len(prompts):
-        raise BadReply(f"sent {len(choices)} completions for {len(prompts)} prompts")
-    by_index = {choice["index"]: choice for choice in choices if isinstance(choice.get("index"), int)}
+    if len(found) != len(prompts):
+        raise BadReply(f"sent {len(found)} completions where {len(prompts)} were asked for")
+    choices = [read_choice(choice, reply) for choice in found]
+    by_index = {choice.index: choice for choice in choices if isinstance(choice.index, int)}
     if set(by_index) != set(range(len(prompts))):
         raise BadReply("sent two completions for one prompt")
     ordered = [by_index[i] for i in range(len(prompts))]
@@ -84,37 +117,36 @@ def read_reply(body: bytes, prompts: Sequence[str], logprob: bool) -> list[Compl
     return [_completion(choice, *count, logprob) for choice, count in zip(ordered, counts, strict=True)]
 
 
-def _completion(choice: dict[str, Any], prompt_tokens: int, completion_tokens: int, logprob: bool) -> Completion:
-    text, reason = choice.get("text"), choice.get("finish_reason")
-    if not isinstance(text, str):
-        raise BadReply("sent a completion without text")
+def _completion(choice: Choice, prompt_tokens: int, completion_tokens: int, logprob: bool) -> Completion:
+    text, reason = choice.text, choice.reason
     if not isinstance(reason, str) or reason in ("abort", "error"):  # vLLM's words when it is being shut down
         raise BadReply("broke a completion off")
+    if choice.error is not None:
+        return Completion("", prompt_tokens, completion_tokens, finished=False, error=choice.error)
+    if not isinstance(text, str):
+        raise BadReply("sent a completion without text")
     total = _logprob(choice) if logprob else None
     if not text.isascii():  # half a character, which JSON can hold and no database
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return Completion(text.strip(), prompt_tokens, completion_tokens, finished=reason == "stop", logprob=total)
 
 
-def _logprob(choice: dict[str, Any]) -> float:
-    logprobs = choice.get("logprobs")
-    tokens = logprobs.get("token_logprobs") if isinstance(logprobs, dict) else None
+def _logprob(choice: Choice) -> float:
+    tokens = choice.logprobs
     if not isinstance(tokens, list) or not all(isinstance(one, int | float) and math.isfinite(one) for one in tokens):
         raise BadReply("sent a completion without its log-probabilities")
     return math.fsum(tokens)
 
 
-def _token_counts(choices: list[dict[str, Any]], usage: Any, prompts: Sequence[str]) -> list[tuple[int, int]]:
+def _token_counts(choices: Sequence[Choice], usage: Any, prompts: Sequence[str]) -> list[tuple[int, int]]:
     """(prompt, completion) tokens of each choice: from its token ids, else by sharing out the request's sums."""
-    ids: list[tuple[Any, Any]] = [(choice.get("prompt_token_ids"), choice.get("token_ids")) for choice in choices]
-    if all(isinstance(asked, list) and isinstance(given, list) for asked, given in ids):
-        return [(len(asked), len(given)) for asked, given in ids]
+    if all(isinstance(choice.prompt_ids, list) and isinstance(choice.ids, list) for choice in choices):
+        return [(len(choice.prompt_ids), len(choice.ids)) for choice in choices]
     sums = usage if isinstance(usage, dict) else {}
     asked, given = sums.get("prompt_tokens"), sums.get("completion_tokens")
     if not isinstance(asked, int) or not isinstance(given, int) or min(asked, given) < 0:
         raise BadReply("does not say how many tokens were used")
-    texts = [choice.get("text") for choice in choices]
-    lengths = [len(text) if isinstance(text, str) else 0 for text in texts]
+    lengths = [len(choice.text) if isinstance(choice.text, str) else 0 for choice in choices]
     return list(zip(share_out(asked, [len(prompt) for prompt in prompts]), share_out(given, lengths), strict=True))
 
 
@@ -138,20 +170,27 @@ def _schema(text: str) -> Any:
 
 def words_of(body: bytes, secret: str | None = None) -> tuple[str, bool]:
     """A refusal's message as one short printable line without the key, and whether one prompt alone is at fault."""
-    fault = False
+    error, text = refusal(body)
+    fault = not PROMPT_FAULTS.isdisjoint({str(error.get("param")), str(error.get("code"))})
+    return one_line(text.replace(secret, "[key]") if secret else text), fault
+
+
+def refusal(body: bytes) -> tuple[dict[str, Any], str]:
+    """The error that a server tells of, as an object (empty if it is none) and as its words."""
     text = body.decode("utf-8", "replace")
     try:
         told = json.loads(body)
     except (ValueError, RecursionError):
         told = None
-    if isinstance(told, dict):
-        error = told.get("error", told)
-        if isinstance(error, dict):
-            fault = not PROMPT_FAULTS.isdisjoint({str(error.get("param")), str(error.get("code"))})
-            text = str(error.get("message") or error.get("detail") or text)
-        else:
-            text = str(error)
-    if secret:
-        text = text.replace(secret, "[key]")
+    if not isinstance(told, dict):
+        return {}, text
+    error = told.get("error", told)
+    if not isinstance(error, dict):
+        return {}, str(error)
+    return error, str(error.get("message") or error.get("detail") or text)
+
+
+def one_line(text: str) -> str:
+    """Anyone's words as one short printable line."""
     line = "".join(char if char.isprintable() else " " for char in " ".join(text.split()))
-    return line[:MOST_WORDS] or "nothing", fault
+    return line[:MOST_WORDS] or "nothing"

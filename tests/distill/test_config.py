@@ -90,6 +90,7 @@ def test_settings_cannot_be_changed_afterwards() -> None:
         ("model: {width: 100, heads: 3}", "'model.width' is 100", "96"),
         ("serving: {max_lora_rank: 8}", "below 'distill.adapter.rank'", "64"),
         ("serving: {max_model_len: 9}", "below 'model.max_length'", ""),
+        ("serving: {backend: openai, http: {endpoint: chat}}", "'serving.http.endpoint' is 'chat'", "'completions'"),
         (
             "distill: {ppo: {batch: 100, minibatches: 4, processes: 2}}",
             "'distill.ppo.batch' is 100, which 'processes' times 'minibatches' (8) do not divide",

@@ -134,19 +134,28 @@ def test_the_action_is_what_the_model_was_asked_for(imitator: Path) -> None:
     assert isinstance(parse_action(written.text, Workspace(Question("sum of 4"))), Reply)
 
 
-def test_a_model_behind_a_url_is_the_overseer(imitator: Path) -> None:
-    """A real vLLM server on loopback: constrained to the schema of actions, named by URL and model alone."""
-    with vllm_server(imitator, "--max-model-len", "256", "--served-model-name", "overseer") as server:
-        serving = ServingConfig(backend="openai", http=HttpConfig(servers=(server.url,)))
-        section = {"model": "overseer", "serving": serving, "template": "step_short", "max_tokens": 64}
-        config = OverseerConfig.model_validate({"kind": "language_model", "language_model": section})
-        sampler = open_sampler(serving)
-        overseer = open_overseer(config, Parts({}, LIMITS, serving, lambda _: Dispatcher(sampler)))
-        found = answered(TASK, overseer, [f"sum of {digit}" for digit in range(10)])
-        sampler.close()
-    assert found.accuracy == 1.0
-    assert (found.cost.overseer_calls, found.cost.calls) == (10, 0)
-    assert 0 < found.cost.overseer_tokens < 10 * 256
+def test_a_model_behind_a_url_is_the_overseer(imitator: Path, tmp_path: Path) -> None:
+    """A real vLLM server on loopback: constrained to the schema of actions, named by URL and model alone, by its
+    completions and by its chat, whose template here adds no more than completions do."""
+    plain = tmp_path / "plain.jinja"
+    plain.write_text("{{ bos_token }}{{ messages[0]['content'] }}", encoding="utf-8")
+    options = ("--max-model-len", "256", "--served-model-name", "overseer", "--chat-template", str(plain))
+    tokens = []
+    with vllm_server(imitator, *options) as server:
+        for endpoint in ("completions", "chat"):
+            http = HttpConfig.model_validate({"servers": [server.url], "endpoint": endpoint})
+            serving = ServingConfig(backend="openai", http=http)
+            section = {"model": "overseer", "serving": serving, "template": "step_short", "max_tokens": 64}
+            config = OverseerConfig.model_validate({"kind": "language_model", "language_model": section})
+            sampler = open_sampler(serving)
+            dispatcher = Dispatcher(sampler)
+            overseer = open_overseer(config, Parts({}, LIMITS, serving, {serving: dispatcher}.__getitem__))
+            found = answered(TASK, overseer, [f"sum of {digit}" for digit in range(10)])
+            sampler.close()
+            assert found.accuracy == 1.0
+            assert (found.cost.overseer_calls, found.cost.calls) == (10, 0)
+            tokens.append(found.cost.overseer_tokens)
+    assert 0 < tokens[0] == tokens[1] < 10 * 256
 
 
 def test_an_imitator_that_has_learned_nothing_takes_over_nothing(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 
@@ -189,8 +191,8 @@ def test_steps_are_remembered_like_any_call() -> None:
 
 
 def test_a_model_behind_a_url_is_known_by_its_servers_and_its_name() -> None:
-    def agent(server: str, name: str, **more: bool) -> Agent:
-        serving = ServingConfig(backend="openai", http=HttpConfig(servers=(server,)))
+    def agent(server: str, name: str, endpoint: Literal["completions", "chat"] = "completions", **more: Any) -> Agent:
+        serving = ServingConfig(backend="openai", http=HttpConfig(servers=(server,), endpoint=endpoint))
         return language_model_agent(LanguageModelConfig(model=name, **more), serving)
 
     one = agent("http://127.0.0.1:8000/v1", "some/model")
@@ -199,3 +201,17 @@ def test_a_model_behind_a_url_is_known_by_its_servers_and_its_name() -> None:
     assert one.digest != agent("http://127.0.0.1:9000/v1", "some/model").digest
     assert one.params.json_schema == action_schema()
     assert agent("http://127.0.0.1:8000/v1", "some/model", constrained=False).params.json_schema is None
+    assert agent("http://127.0.0.1:8000/v1", "some/model", temperature=1.0).params.temperature == 1.0
+
+
+def test_what_a_chat_says_is_not_taken_for_what_completions_say(tiny_model: Path) -> None:
+    """One model behind one URL: the chat template makes another prompt of the same text, so the memo must tell them
+    apart, whether the model is known by its name or by its weights."""
+    completions = ServingConfig(backend="openai")
+    chat = ServingConfig(backend="openai", http=HttpConfig(endpoint="chat"))
+    for model in ("some/model", str(tiny_model)):
+        one, other = (language_model_agent(LanguageModelConfig(model=model), way) for way in (completions, chat))
+        assert one.digest != other.digest
+        dispatcher = Dispatcher(ScriptedSampler(answers=lambda call: "{}"))
+        names = {LanguageModelOverseer(agent, dispatcher, 4_000).name for agent in (one, other)}
+        assert len(names) == 2

@@ -22,6 +22,7 @@ from amplification.serving.scripted import ScriptedSampler
 from amplification.tasks import TASKS
 
 HERE, ELSEWHERE = ServingConfig(backend="scripted"), ServingConfig(backend="scripted", seed=1)
+CHAT = {"backend": "openai", "http": {"endpoint": "chat"}}
 MODEL = {"kind": "language_model", "language_model": {"model": "some/model"}}
 
 
@@ -80,6 +81,7 @@ def test_overseers_can_be_put_together(imitator: Path) -> None:
         ({"kind": "program", **{k: v for k, v in MODEL.items() if k != "kind"}}, "has a section 'language_model'"),
         ({"kind": "robot"}, "'program', 'language_model', 'imitator' or 'mixture'"),
         ({**MODEL, "language_model": {"model": "m", "template": "../../etc/passwd"}}, "'overseer' or 'step_short'"),
+        ({"kind": "imitator", "imitator": {"folder": "f", "serving": CHAT}}, "trained without a chat template"),
         ({"kind": "mixture", "mixture": {"first": MODEL, "second": MODEL, "share": 1.5}}, "less than or equal to 1"),
     ],
 )

@@ -1,4 +1,4 @@
-"""A completions server on loopback that misbehaves as scripted, and keeps count of what it was asked and answered.
+"""A server of completions and chat on loopback that misbehaves as scripted, and counts what it was asked and answered.
 
 `python -m tests.amplification.serving.faulty_server` serves one well-behaved server until it is killed.
 """
@@ -40,9 +40,21 @@ def answer_to(prompt: str, seed: int | None = None) -> str:
     return str((sum(prompt.encode()) + (seed or 0)) % 10)
 
 
-def good_reply(asked: Body) -> Body:
+def prompts_of(path: str, asked: Body) -> list[str]:
+    """The prompts of a request, one a completion that it asks for."""
+    if path.endswith("/chat/completions"):
+        [message] = asked["messages"]
+        return [message["content"]] * asked.get("n", 1)
+    return [asked["prompt"]] if isinstance(asked["prompt"], str) else asked["prompt"]
+
+
+def good_reply(path: str, asked: Body) -> Body:
     """A reply as vLLM gives it; a token is a word."""
-    prompts = [asked["prompt"]] if isinstance(asked["prompt"], str) else asked["prompt"]
+    return good_chat(asked) if path.endswith("/chat/completions") else good_completions(asked)
+
+
+def good_completions(asked: Body) -> Body:
+    prompts = prompts_of("/completions", asked)
     choices = []
     for index, prompt in enumerate(prompts):
         choice: Body = {"index": index, "text": f" {answer_to(prompt, asked.get('seed'))}", "finish_reason": "stop"}
@@ -53,6 +65,24 @@ def good_reply(asked: Body) -> Body:
         choices.append(choice)
     tokens = sum(len(prompt.split()) for prompt in prompts)
     return {"choices": choices, "usage": {"prompt_tokens": tokens, "completion_tokens": 2 * len(prompts)}}
+
+
+def good_chat(asked: Body) -> Body:
+    """Samples of one prompt differ as if each had a seed of its own, counted on from the request's."""
+    [message] = asked["messages"]
+    prompt, number = message["content"], asked.get("n", 1)
+    choices = []
+    for index in range(number):
+        said = {"role": "assistant", "content": f" {answer_to(prompt, asked.get('seed', 0) + index)}", "refusal": None}
+        choice: Body = {"index": index, "message": said, "finish_reason": "stop", "logprobs": None}
+        if asked.get("return_token_ids"):
+            choice |= {"token_ids": [7, 2]}
+        if asked.get("logprobs"):
+            choice["logprobs"] = {"content": [{"token": "x", "logprob": -0.25}, {"token": "", "logprob": -0.5}]}
+        choices.append(choice)
+    tokens = len(prompt.split())
+    reply: Body = {"choices": choices, "usage": {"prompt_tokens": tokens, "completion_tokens": 2 * number}}
+    return reply | ({"prompt_token_ids": list(range(tokens))} if asked.get("return_token_ids") else {})
 
 
 class FaultyServer:
@@ -132,11 +162,11 @@ class FaultyServer:
             return b'{"error": {"message": "on purpose"}}'
         if not path.endswith("/completions"):
             return b"Success"
-        reply = good_reply(asked)
+        reply = good_reply(path, asked)
         if fault.change:
             fault.change(reply)
         elif not fault.cut:
-            self.answered.update(asked["prompt"])
+            self.answered.update(prompts_of(path, asked))
         return json.dumps(reply).encode()
 
 
