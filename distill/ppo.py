@@ -19,8 +19,10 @@ from distill.actor_critic import ValueHead
 from distill.config import AdapterConfig, PPOSettings
 from distill.ensemble import RewardEnsemble
 from distill.optimizer import optimizer_for, trainable
-from distill.ppo_trainer import PPOConfig, PPOTrainer, Settings
+from distill.experience import Settings
+from distill.ppo_trainer import PPOConfig, PPOTrainer
 from distill.progress import Progress
+from distill.sharding import whole_weights
 from distill.weights import (
     load_merged,
     load_policy,
@@ -83,10 +85,11 @@ def train_ppo(
             )
             trainer.train()
         seconds = time.monotonic() - begun
-        if any(not torch.isfinite(p).all() for p in policy.parameters()):
+        weights = whole_weights(policy)
+        if any(not torch.isfinite(p).all() for p in (weights.values() if weights else policy.parameters())):
             raise StageError("PPO diverged: the agent's weights are not finite; lower distill.ppo.learning_rate")
         if trainer is None or trainer.accelerator.is_main_process:
-            save_policy(policy, base, adapter_config, out)
+            save_policy(policy, base, adapter_config, out, weights)
         if trainer is not None:
             trainer.accelerator.wait_for_everyone()
     members = len(ensemble.centre)
@@ -94,9 +97,16 @@ def train_ppo(
     tokens = trainer.tokens if trainer else 0
     return summary(history, settings, tokens, members, seconds) | {
         "throttled": bool(trainer and trainer.throttled),
+        "collapsed": bool(trainer and trainer.collapsed),
+        "part": trainer.part.rows if trainer else settings.part,
         "parameters": parameters(policy),
         "reward_parameters": parameters(ensemble) // members,
     }
+
+
+def has_bf16() -> bool:
+    """Whether the device computes in bfloat16. Never on a CPU, where it is slower than single precision."""
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
 
 
 def processes() -> int:
@@ -135,7 +145,8 @@ class Parts(NamedTuple):
 
 def make_trainer(parts: Parts, **ours: Any) -> PPOTrainer:
     """The trainer with everything off that prints, logs or samples for show; `ours` goes to its own part."""
-    settings = Settings(parts.settings.entropy_bonus, parts.settings.kl_target, max_kl=parts.settings.max_kl)
+    ppo = parts.settings
+    settings = Settings(ppo.entropy_bonus, ppo.kl_target, max_kl=ppo.max_kl, part=ppo.part)
     score = parts.ensemble.rewards
     return PPOTrainer(prompts=parts.prompts, score=score, settings=settings, **ours, **trl_arguments(parts))
 
@@ -169,7 +180,7 @@ def trl_arguments(parts: Parts) -> dict[str, Any]:
             lam=1.0,
             cliprange_value=1.0,
             gradient_checkpointing=False,
-            bf16=False,
+            bf16=has_bf16(),
             seed=seed,
             dataloader_pin_memory=False,
             save_strategy="no",
@@ -196,9 +207,10 @@ def make_optimizer(
     groups = [(ours, settings.learning_rate), (critics, settings.value_learning_rate)]
     optimizer = optimizer_for(groups, adapter, weight_decay=0.0)
 
-    def clip(*_: Any) -> None:
-        for group in (ours, critics):
-            torch.nn.utils.clip_grad_norm_(group, MAX_GRADIENT_NORM)
+    def clip(stepping: torch.optim.Optimizer, *_: Any) -> None:
+        # Not the lists above: where weights are sharded, others have taken their places.
+        for group in stepping.param_groups:
+            torch.nn.utils.clip_grad_norm_(group["params"], MAX_GRADIENT_NORM)
 
     optimizer.register_step_pre_hook(clip)
     updates = max(1, -(-settings.episodes // settings.batch))

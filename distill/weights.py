@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -184,21 +184,28 @@ def _silence(backbone: Any, count: int) -> None:
         torch.nn.init.zeros_(linear.weight)
 
 
-def save_policy(policy: PreTrainedModel, base: str | Path, settings: AdapterConfig, out: str | Path) -> None:
+def save_policy(
+    policy: PreTrainedModel,
+    base: str | Path,
+    settings: AdapterConfig,
+    out: str | Path,
+    weights: Mapping[str, torch.Tensor] | None = None,
+) -> None:
     """Write what `load_policy` gave and training changed: an adapter alone, or a whole model with its tokenizer.
 
-    The files depend on the weights alone (not on the folder, nor on the order of a set), so that digests do too.
+    `weights`: the policy's, put together, where its own are in pieces (not with `linear`). The files depend on the weights
+    alone (not on the folder, nor on the order of a set), so that digests do too.
     """
     folder = Path(out)
     if settings.method == "full":
-        policy.save_pretrained(str(folder))
+        policy.save_pretrained(str(folder), state_dict=weights)
         load_tokenizer(base).save_pretrained(str(folder))
         return
     if settings.method == "linear":
         save_exact(policy, load_base(base), folder)
     else:
         # False: embeddings are never trained here, and to find that out PEFT would ask the network.
-        policy.save_pretrained(str(folder), save_embedding_layers=False)
+        policy.save_pretrained(str(folder), save_embedding_layers=False, state_dict=weights)
         (folder / "README.md").unlink(missing_ok=True)
     file = folder / "adapter_config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
