@@ -95,7 +95,7 @@ def train_ppo(
     return summary(history, settings, tokens, members, seconds) | {
         "throttled": bool(trainer and trainer.throttled),
         "parameters": parameters(policy),
-        "reward_parameters": parameters(ensemble) // members,
+        "reward_parameters": ensemble.parameters_of_member(),
     }
 
 

@@ -163,11 +163,16 @@ def scorer_from(
         _silence(scorer.base_model, extra_layers)
     if zero_head:
         torch.nn.init.zeros_(scorer.score.weight)
+    return scorer_trained_by(scorer, settings)
+
+
+def scorer_trained_by(scorer: Any, settings: AdapterConfig) -> PreTrainedModel:
+    """A scorer with what `settings.method` trains of an agent left trainable, and the head."""
+    if settings.method == "lora":
+        return get_peft_model(scorer, lora_config(settings, "SEQ_CLS"))  # type: ignore[no-any-return]
     if settings.method == "linear":
         only_linear_trained(scorer)
         scorer.score.weight.requires_grad_(True)
-    elif settings.method == "lora":
-        scorer = get_peft_model(scorer, lora_config(settings, "SEQ_CLS"))
     return scorer  # type: ignore[no-any-return]
 
 
@@ -196,10 +201,21 @@ def save_policy(policy: PreTrainedModel, base: str | Path, settings: AdapterConf
         return
     if settings.method == "linear":
         save_exact(policy, load_base(base), folder)
+        _tidy(folder)
     else:
-        # False: embeddings are never trained here, and to find that out PEFT would ask the network.
-        policy.save_pretrained(str(folder), save_embedding_layers=False)
-        (folder / "README.md").unlink(missing_ok=True)
+        save_adapter(policy, folder)
+
+
+def save_adapter(model: Any, folder: Path) -> None:
+    """Write a PEFT model's adapter alone."""
+    # False: embeddings are never trained here, and to find that out PEFT would ask the network.
+    model.save_pretrained(str(folder), save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)
+    _tidy(folder)
+
+
+def _tidy(folder: Path) -> None:
+    """Take out of an adapter's configuration what does not depend on its weights."""
     file = folder / "adapter_config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
     config["target_modules"] = sorted(config["target_modules"])
