@@ -1,7 +1,7 @@
 """Pairs: what each form of judgement teaches a reward model, and labels that it cannot be taught from.
 
 A row has question, chosen, rejected and part. It may have `margin`, by how much the chosen answer is better (in units
-of the spread of H^A's scores), and `accepted`, False where H^A finds the chosen answer no more acceptable than the other.
+of the spread of H^A's scores), and `accepted`, False where H^A finds the chosen answer unacceptable, too.
 A row without `chosen` (None) is a bound: H^A finds no answer that it was shown acceptable, so there is nothing to put
 above `rejected`. A refusal there would teach the agent to refuse questions that make sense, so the row bounds the score
 itself: below that of what is acceptable (`bound_losses`).
