@@ -5,6 +5,7 @@
     amplify episodes --run FOLDER [list | show ID | export] [--scope S] [--stop S] [--text T] [--out FILE]
     amplify report FOLDER
     amplify imitate --run FOLDER --out FOLDER
+    amplify experiment CONFIG [--seeds N ...] [--out FOLDER] [--json]
     amplify experiment imitation|served [--task NAME] [--seed N] [--json]
     amplify bench NAME [--json] [--run FOLDER]
 
@@ -14,6 +15,7 @@ Without CONFIG, `run` takes the embedded demo.yaml; every key of a configuration
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +32,14 @@ from amplification.options import WHERE, parse
 from amplification.telling import told
 from distill.config import RunConfig
 from distill.configure import check, from_mapping, load_config, load_overseer, refused
-from distill.overseer_commands import ExperimentOptions, ImitateOptions, experiment, imitate_run, training_progress
+from distill.overseer_commands import (
+    ExperimentOptions,
+    ImitateOptions,
+    StudyOptions,
+    experiment,
+    imitate_run,
+    training_progress,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -192,8 +201,6 @@ def _bench(args: list[str]) -> int:
         if not options.json:
             print(f"{name}: {measured.as_line()}", flush=True)
     if options.json:
-        import json
-
         print(json.dumps(figures if options.what == ALL else figures[options.what]))
     return 0
 
@@ -210,16 +217,44 @@ def _imitate(args: list[str]) -> int:
 
 
 def _experiment(args: list[str]) -> int:
+    if args and args[0].endswith((".yaml", ".yml")):
+        return _study(args)
     options = _options(ExperimentOptions, args, "experiment")
     serving = load_config().serving
     with _output_to_errors(), training_progress() as progress:
         measured = experiment(options, serving, progress)
     if options.json:
-        import json
-
         print(json.dumps(measured.as_dict()))
     else:
         print(measured.as_line())
+    return 0
+
+
+def _study(args: list[str]) -> int:
+    options = _options(StudyOptions, args, "experiment")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+    from rich.console import Console
+
+    from distill.experiments.running import load_experiment, run_experiment
+    from distill.progress import TerminalReporter
+    from distill.stage import write_atomically
+    from eval.experiments import draw, table
+
+    config = load_experiment(options.config)
+    folder = options.out or Path("runs") / "experiments" / options.config.stem
+    _check_folder(folder)
+    with _output_to_errors():
+        reporter = TerminalReporter(Console(stderr=True))
+        outcome = run_experiment(config, options.seeds or config.seeds, folder, reporter)
+    result = json.dumps(outcome)
+    write_atomically(folder / "result.json", result)
+    draw(outcome, config.shown, folder / "picture.svg")
+    if options.json:
+        print(result)
+    else:
+        _console().print(table(outcome))
+        print(f"results and picture: {folder}")
     return 0
 
 
@@ -260,8 +295,6 @@ def _show_report(run: Path, console: Console) -> None:
 
 
 def _read_report(path: Path) -> dict[str, Any]:
-    import json
-
     try:
         report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

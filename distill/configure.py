@@ -48,12 +48,17 @@ def load_config(path: Path | None = None) -> RunConfig:
     return config
 
 
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The keys and values of a YAML file. Raises InputError if it is missing or not YAML with keys."""
+    return _mapping(_read(path), str(path))
+
+
 def load_overseer(name: str) -> OverseerConfig:
     """The overseer that a YAML file configures, with the keys of a configuration's section `overseer`; `program` is the
     tasks' own. Raises InputError if anything about it is wrong."""
     if name == PROGRAM.kind:
         return PROGRAM
-    return from_mapping(OverseerConfig, _mapping(_read(Path(name)), name), name)
+    return from_mapping(OverseerConfig, read_mapping(Path(name)), name)
 
 
 def from_mapping(kind: type[Config], data: Mapping[str, Any], where: str) -> Config:

@@ -36,6 +36,20 @@ class ImitateOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StudyOptions:
+    """Run an experiment with several seeds: a table, and in its folder the results and a picture."""
+
+    config: Annotated[Path, tyro.conf.Positional]
+    """A configuration such as those in configs/experiments/."""
+    seeds: tuple[int, ...] = ()
+    """Instead of the configuration's."""
+    out: Path | None = None
+    """Folder of the results; runs/experiments/NAME after the configuration's name if not given."""
+    json: bool = False
+    """One JSON object on standard output: {arm: {seed: {"figures": ..., "curves": ...}}}."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExperimentOptions:
     """Try an overseer out with an agent that knows the truth, so that only the overseer can be wrong."""
 

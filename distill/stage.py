@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel
 
 from amplification.errors import AmplifyError, InputError, StageError
-from distill.config import RunConfig
 from distill.progress import Progress, Reporter
 
 RUN_FORMAT = 1
@@ -39,7 +39,7 @@ class Done:
 class RunFolder:
     """A folder that holds a run. Raises InputError if it was made by another configuration or a newer version."""
 
-    def __init__(self, folder: Path, config: RunConfig, reporter: Reporter) -> None:
+    def __init__(self, folder: Path, config: BaseModel, reporter: Reporter) -> None:
         self.folder, self.config, self.reporter = folder, config, reporter
         _claim(folder, config)
 
@@ -131,7 +131,7 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
-def _claim(folder: Path, config: RunConfig) -> None:
+def _claim(folder: Path, config: BaseModel) -> None:
     """Make the folder this configuration's, or check that it already is."""
     path = folder / "config.yaml"
     mine: dict[str, Any] = {"format": RUN_FORMAT, "config": config.model_dump(mode="json")}

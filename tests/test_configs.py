@@ -8,8 +8,11 @@ import pytest
 
 from distill.config import RunConfig
 from distill.configure import load_config
+from distill.experiments.running import load_experiment
 
-FILES = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
+CONFIGS = Path(__file__).parents[1] / "configs"
+FILES = sorted(CONFIGS.glob("*.yaml"))
+EXPERIMENTS = sorted((CONFIGS / "experiments").glob("*.yaml"))
 
 
 def config(name: str) -> RunConfig:
@@ -20,6 +23,11 @@ def config(name: str) -> RunConfig:
 def test_it_loads(file: Path) -> None:
     loaded = load_config(file)
     assert RunConfig.model_validate(loaded.model_dump(mode="json")) == loaded
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
+def test_an_experiment_loads(file: Path) -> None:
+    assert len(load_experiment(file).seeds) >= 3
 
 
 def test_the_default_is_the_demo() -> None:

@@ -1,1 +1,3 @@
-"""Experiments by name, each a function that `amplify experiment NAME` calls."""
+"""Experiments by name. Each module has `Config`, what its YAML in configs/experiments/ may hold, and `run`."""
+
+EXPERIMENTS: dict[str, str] = {}
