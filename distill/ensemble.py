@@ -104,6 +104,13 @@ class RewardEnsemble(torch.nn.Module):
             calibration = replace(calibration, aggregate=settings.aggregate)
         return cls(members, tokenizer, calibration)
 
+    def become(self, other: RewardEnsemble) -> None:
+        """Take over another ensemble's members and calibration, wherever this one is used."""
+        device = self.centre.device
+        self.members = other.members.to(device)
+        self.centre, self.scale = other.centre.to(device), other.scale.to(device)
+        self.rule, self.temperature = other.rule, other.temperature
+
     def aggregate(self, scores: torch.Tensor) -> torch.Tensor:
         """[members, ...] -> [...]: never above the members' mean."""
         if self.rule == "minimum":

@@ -9,8 +9,10 @@ itself: below that of what is acceptable (`bound_losses`).
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +22,8 @@ from amplification.errors import InputError
 from distill.judgement import Judgement
 
 Row = dict[str, Any]
+
+PAIRS_FILE = "pairs.json"
 
 # Scores nearer to each other than this share of their spread give no pair: H^A did not tell the two apart.
 LEAST_MARGIN = 0.1
@@ -55,6 +59,17 @@ def _by_score(judgement: Judgement) -> list[Row]:
                 rows.append({"chosen": chosen, "rejected": rejected, "margin": margin, "accepted": good[chosen]})
     bounds = [{"chosen": None, "rejected": text} for text in ranked] if not any(good.values()) else []
     return rows + bounds
+
+
+def write_pairs(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """Write pairs.json, which a refresh of the reward model needs."""
+    (folder / PAIRS_FILE).write_text(json.dumps(list(rows)), encoding="utf-8")
+
+
+def read_pairs(folder: Path) -> list[Row]:
+    """The rows that `write_pairs` wrote."""
+    rows: list[Row] = json.loads((folder / PAIRS_FILE).read_text(encoding="utf-8"))
+    return rows
 
 
 class Settled(NamedTuple):

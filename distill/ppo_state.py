@@ -68,7 +68,7 @@ def write(folder: Path, update: int, state: State) -> None:
     save_file({name: tensor.cpu().contiguous() for name, tensor in state.tensors.items()}, partial / TENSORS)
     (partial / STATE).write_text(json.dumps(state.values), encoding="utf-8")
     partial.replace(whole)
-    for other in folder.iterdir():
+    for other in folder.glob("update-*"):
         if other != whole:
             shutil.rmtree(other, ignore_errors=True)
 

@@ -95,8 +95,9 @@ def train_reward(
     out: str | Path,
     seed: int,
     progress: Progress,
+    carried_on: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Train the members from the agent's merged weights and write `out`/member-0, member-1, ...
+    """Train the members from the agent's merged weights, or from those in `carried_on`, and write them into `out`.
 
     Members differ in their initial head and in the order of the data; of each, what `adapter_config` says is trained,
     and the head. Metrics: heldout_accuracy (share of the held-out pairs that the aggregate orders like H^A), each
@@ -111,6 +112,7 @@ def train_reward(
         train, heldout = _in_parts(pairs)
         begun = time.monotonic()
         lesson = Lesson(str(base), str(agent) if agent else None, train, adapter_config, settings)
+        lesson = lesson._replace(carried_on=str(carried_on) if carried_on else None)
         counts = train_members(lesson, Path(out), seed, progress)
         seconds = time.monotonic() - begun
         metrics = calibrate(base, Path(out), heldout, settings)
