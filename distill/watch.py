@@ -20,17 +20,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
-from distill.actor_critic import ActorCritic, ValueHead
 from distill.config import PPOSettings
+from distill.drawn import likeliest, texts_of
 from distill.ensemble import RewardEnsemble
 from distill.keep import better
 from distill.ppo_trainer import Action, Experience
 from distill.refresh import Refresh, Watched, refreshed
-from distill.rollout import Rollout, roll_out
+from distill.rollout import Rollout
 from distill.stage import write_atomically
 from distill.weights import prompt_ids
 
-ROWS_AT_ONCE = 64
 # What metrics say of a look.
 SHOWN = ("update", "reward", "rate", "uncertainty", "disagreement")
 
@@ -123,7 +122,8 @@ class Watch:
     def _look(self, experience: Experience, update: int) -> Look:
         judge, ensemble = self.watched.judge, self.parts.ensemble
         episodes, cost = judge.judged, asdict(judge.cost)
-        answers, tokens = self.answers(judge.questions)
+        rollout = likeliest(self.parts.policy, self.parts.tokenizer, judge.questions, self.parts.settings.answer_tokens)
+        answers = texts_of(self.parts.tokenizer, rollout)
         acceptable = judge.acceptable(answers)
         rewards = ensemble.rate(judge.questions, answers)
         seen = [(reward > 0) != view for reward, view in zip(rewards, acceptable, strict=True) if view is not None]
@@ -133,24 +133,12 @@ class Watch:
             float(self._spread.mean()),
             acceptable,
             sum(seen) / max(len(seen), 1),
-            tokens * (1 + len(ensemble.centre)),
+            rollout.tokens() * (1 + len(ensemble.centre)),
             judge.judged - episodes,
             {name: value - cost[name] for name, value in asdict(judge.cost).items()},
         )
         write_atomically(self._file(update), json.dumps(asdict(look)))
         return look
-
-    @torch.no_grad()
-    def answers(self, questions: Sequence[str]) -> tuple[list[str], int]:
-        """The policy's likeliest answers, and how many tokens they are with their questions."""
-        policy, tokenizer = self.parts.policy, self.parts.tokenizer
-        prompts = prompt_ids(tokenizer, questions)
-        still = torch.zeros(len(prompts), policy.config.vocab_size)
-        model = ActorCritic(policy, ValueHead(policy.config.hidden_size).to(policy.device))
-        longest = self.parts.settings.answer_tokens + 1
-        end, pad = int(tokenizer.eos_token_id), int(tokenizer.pad_token_id)
-        rollout = roll_out(model, prompts, [still] * longest, 1.0, end, pad, ROWS_AT_ONCE)
-        return texts_of(tokenizer, rollout), rollout.tokens()
 
     def _best(self, since: int = -1) -> Look:
         """The look after that update at which H^A liked most answers; of equals the last, where PPO came furthest."""
@@ -251,13 +239,6 @@ class Watch:
 
 def _views(look: Look) -> list[bool]:
     return [bool(view) for view in look.acceptable]
-
-
-def texts_of(tokenizer: PreTrainedTokenizerBase, rollout: Rollout) -> list[str]:
-    """A rollout's answers as texts; one that does not end is "", which nobody accepts."""
-    ids = [answer[keep].tolist() for answer, keep in zip(rollout.answers, rollout.mask, strict=True)]
-    said = tokenizer.batch_decode(ids, skip_special_tokens=True)
-    return [text.strip() if ended else "" for text, ended in zip(said, rollout.ended.tolist(), strict=True)]
 
 
 def _update_of(path: Path) -> int:
