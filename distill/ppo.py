@@ -18,11 +18,14 @@ from amplification.errors import InputError, StageError
 from distill.actor_critic import ValueHead
 from distill.config import AdapterConfig, PPOSettings
 from distill.ensemble import RewardEnsemble
-from distill.optimizer import optimizer_for, trainable
 from distill.experience import Settings
+from distill.optimizer import optimizer_for, trainable
 from distill.ppo_trainer import PPOConfig, PPOTrainer
 from distill.progress import Progress
+from distill.refresh import Watched
 from distill.sharding import whole_weights
+from distill.watch import Parts as WatchParts
+from distill.watch import Watch
 from distill.weights import (
     load_merged,
     load_policy,
@@ -51,13 +54,16 @@ def train_ppo(
     seed: int,
     progress: Progress,
     state: Path | None = None,
+    watched: Watched | None = None,
 ) -> dict[str, Any]:
     """Train the agent on the reward ensemble's reward of its own answers to `questions`; write it into `out`.
 
     The KL penalty is to the agent it starts from, `adapter_in`. `state` is a folder from which a killed training
-    carries on. Metrics: episodes, reward_before, reward_after (means of sampled answers' conservative reward), kl and
+    carries on. With `watched`, and if `settings.watch` says so, H^A looks at the training (`distill.watch`).
+    Metrics: episodes, reward_before, reward_after (means of sampled answers' conservative reward), kl and
     entropy at the end in nats an episode, throttled, tokens and parameters of the agent and (reward_tokens,
-    reward_parameters) of the ensemble, tokens_per_episode, episodes_per_second (of this process's own time).
+    reward_parameters) of the ensemble, tokens_per_episode, episodes_per_second (of this process's own time), and the
+    watch's.
     Raises InputError for unusable inputs and StageError if training diverged.
     """
     if not questions:
@@ -67,7 +73,7 @@ def train_ppo(
         ensemble = RewardEnsemble.load(base, reward_folder)
         policy = load_policy(base, adapter_in, adapter_config, seed)
         begun = time.monotonic()
-        trainer = None
+        trainer, watch = None, None
         if settings.episodes:
             reference = load_merged(base, adapter_in).requires_grad_(False)
             value = ValueHead(reference.config.hidden_size)
@@ -77,8 +83,13 @@ def train_ppo(
             parts = Parts(
                 *(policy, reference, value, ensemble, prompts, tokenizer, optimizers, settings, scratch, seed)
             )
+            if watched is not None and settings.watch.every:
+                begin = (base, policy, ensemble, reward_folder, tokenizer, questions, settings, seed)
+                watch = Watch(WatchParts(*begin), watched, (state or Path(scratch)) / "watch")
             trainer = make_trainer(
                 parts,
+                monitor=watch,
+                score=watch.score if watch else ensemble.rewards,
                 on_update=lambda episodes: progress(min(episodes, settings.episodes), settings.episodes),
                 state_folder=state,
                 keep_state=_every(settings.checkpoint_seconds),
@@ -95,13 +106,18 @@ def train_ppo(
     members = len(ensemble.centre)
     history = trainer.history if trainer else []
     tokens = trainer.tokens if trainer else 0
-    return summary(history, settings, tokens, members, seconds) | {
+    seen = watch.metrics() if watch else {}
+    # Looks and refreshes go through the policy and the members, which are of one size.
+    metrics = summary(history, settings, tokens, members, seconds)
+    metrics["reward_tokens"] += seen.get("watch_tokens", 0)
+    ended = {
         "throttled": bool(trainer and trainer.throttled),
         "collapsed": bool(trainer and trainer.collapsed),
         "part": trainer.part.rows if trainer else settings.part,
         "parameters": parameters(policy),
-        "reward_parameters": parameters(ensemble) // members,
+        "reward_parameters": ensemble.parameters_of_member(),
     }
+    return metrics | seen | ended
 
 
 def has_bf16() -> bool:
@@ -147,8 +163,8 @@ def make_trainer(parts: Parts, **ours: Any) -> PPOTrainer:
     """The trainer with everything off that prints, logs or samples for show; `ours` goes to its own part."""
     ppo = parts.settings
     settings = Settings(ppo.entropy_bonus, ppo.kl_target, max_kl=ppo.max_kl, part=ppo.part)
-    score = parts.ensemble.rewards
-    return PPOTrainer(prompts=parts.prompts, score=score, settings=settings, **ours, **trl_arguments(parts))
+    ours = {"score": parts.ensemble.rewards, **ours}
+    return PPOTrainer(prompts=parts.prompts, settings=settings, **ours, **trl_arguments(parts))
 
 
 def trl_arguments(parts: Parts) -> dict[str, Any]:

@@ -88,7 +88,9 @@ def write(folder: Path, update: int, state: State) -> None:
         kept = found(folder)
         last = f"the state after {kept[0][0]} updates is kept" if kept else "there is none yet"
         reason = getattr(error, "strerror", None) or str(error)
-        raise StageError(f"{folder}: PPO's state cannot be written ({reason}); {last}, make room and run again") from error
+        raise StageError(
+            f"{folder}: PPO's state cannot be written ({reason}); {last}, make room and run again"
+        ) from error
     for _, path in found(folder)[STATES_KEPT:]:
         shutil.rmtree(path, ignore_errors=True)
     for left in folder.glob("*.partial"):

@@ -12,8 +12,10 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from enum import Enum
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import PrinterCallback
@@ -45,7 +47,7 @@ with warnings.catch_warnings():
     from trl.experimental.ppo import PPOTrainer as TrlPPOTrainer
     from trl.experimental.ppo import ppo_trainer as trl_ppo
 
-__all__ = ["Experience", "PPOConfig", "PPOTrainer", "Settings", "TrlPPOTrainer", "trl_ppo"]
+__all__ = ["Action", "Experience", "Monitor", "PPOConfig", "PPOTrainer", "Settings", "TrlPPOTrainer", "trl_ppo"]
 
 # How far the trainer's own log-probabilities may be from those that answers were drawn with, in nats: in single
 # precision, and where one of the two is computed in less.
@@ -53,6 +55,23 @@ DRIFT, DRIFT_MIXED = 1e-2, 0.5
 
 # A score for each row of token ids (prompt, answer), [n].
 Score = Callable[[Sequence[Sequence[int]]], torch.Tensor]
+
+
+class Action(Enum):
+    """What a monitor may ask for: rewards once more, as they have changed, or the end of training."""
+
+    RESCORE = "rescore"
+    STOP = "stop"
+
+
+class Monitor(Protocol):
+    """Sees the experience of each update before the policy learns from it."""
+
+    def begin(self, update: int) -> None:
+        """Training begins, or carries on, with this update."""
+        ...
+
+    def __call__(self, experience: Experience, update: int) -> Action | None: ...
 
 
 class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
@@ -66,6 +85,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         on_update: Callable[[int], None] = lambda episodes: None,
         state_folder: Path | None = None,
         keep_state: Callable[[int], bool] = lambda update: False,
+        monitor: Monitor | None = None,
         **trl: Any,
     ) -> None:
         """`keep_state(update)` says whether to write the state after so many updates; `trl` goes to TRL's trainer."""
@@ -73,7 +93,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
             super().__init__(**trl)
         self.remove_callback(PrinterCallback)
         self.prompts, self.score, self.settings, self.on_update = prompts, score, settings, on_update
-        self.state_folder, self.keep_state = state_folder, keep_state
+        self.state_folder, self.keep_state, self.monitor = state_folder, keep_state, monitor
         self.controller = KLController(self.args.kl_coef, settings.kl_target, settings.kl_horizon)
         self.throttle, self.collapse = Throttle(settings.max_kl), Collapse()
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
@@ -98,14 +118,21 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
     def train(self) -> None:
         """All updates that are not done yet. Raises StageError for rewards or weights that are no numbers."""
         resume.carry_on(self)
+        if self.monitor is not None:
+            self.monitor.begin(self.update)
         self.model.train()
         self.collapse.remember(self.trained)
         while self.update < self.args.num_total_batches and not (self.throttled or self.collapsed):
             rollout = self.part.fitting(self.sample)
-            experience = self.part.fitting(lambda: self.assess(rollout))
+            experience = self.part.fitting(partial(self.assess, rollout))
             self.throttled = self.throttle.passed(self._distance(experience), self.trained)
             if self.throttled:
                 break
+            action = self.monitor(experience, self.update) if self.monitor is not None else None
+            if action is Action.STOP:
+                break
+            if action is Action.RESCORE:
+                experience = self.assess(rollout)
             losses = self.improve(experience)
             self._record(experience, losses)
             self._watch_entropy()

@@ -47,7 +47,12 @@ def _others(words: Sequence[str]) -> list[int]:
 def _another(task: Task, question: str, rng: random.Random) -> str:
     """Another question of the same level and on the same side of the split; the same one if `question` is none."""
     level = task.level_of(question)
-    return sampled(task, (level,), split_of(task, question), rng) if level is not None else question
+    if level is None:
+        return question
+    try:
+        return sampled(task, (level,), split_of(task, question), rng)
+    except InputError:  # an edit of a level's question whose like the task itself never asks
+        return question
 
 
 def sampled(task: Task, levels: Sequence[int], split: Split, rng: random.Random) -> str:

@@ -1,3 +1,5 @@
 """Experiments by name. Each module has `Config`, what its YAML in configs/experiments/ may hold, and `run`."""
 
-EXPERIMENTS: dict[str, str] = {}
+EXPERIMENTS: dict[str, str] = {
+    "foolable_reward": "distill.experiments.foolable_reward",
+}

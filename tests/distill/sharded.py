@@ -1,7 +1,7 @@
 """One process's part of a PPO job whose weights are sharded, on a CPU: python -m tests.distill.sharded JOB.json
 
-accelerate shards weights (FSDP2) only where it finds GPUs. Here it is told that this is such a machine, with gloo between
-the processes and the CPU as the device; all that follows is accelerate's and torch's own.
+accelerate shards weights (FSDP2) only where it finds GPUs. Here it is told that this is such a machine, with gloo
+between the processes and the CPU as the device; all that follows is accelerate's and torch's own.
 """
 
 from __future__ import annotations
