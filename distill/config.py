@@ -158,6 +158,24 @@ class DistillConfig(Settings):
     ppo: PPOSettings = PPOSettings()
 
 
+class CollapsedConfig(Settings):
+    """The collapsed scheme: one agent that is trained and defines its own reward, round by round.
+
+    What H consults is a copy of the agent: as it was `lag` rounds ago (0: as it is now) or, with `average`, a moving
+    average of its weights of which that share stays each round; with both, the average as it was `lag` rounds ago. A
+    round's labels are made without any agent with probability `judge_without_agent` each. `max_kl` is the throttle.
+    """
+
+    rounds: int = Field(default=16, ge=1)  # at most, over all levels
+    lag: int = Field(default=1, ge=0)
+    average: float | None = Field(default=None, gt=0, lt=1)
+    judge_without_agent: float = Field(default=0.1, ge=0, le=1)
+    max_kl: float | None = Field(default=None, gt=0)  # nats an episode from the round before, its warm start included
+    # The share of H^A's labels, in each task at the newest level, that the copy must meet before the next is begun
+    # (the 2018 paper's 85%).
+    agreement: float = Field(default=0.85, ge=0, le=1)
+
+
 class EvaluationConfig(Settings):
     """How much is measured after each generation, on held-out questions and held-out attack families."""
 
@@ -169,8 +187,10 @@ class RunConfig(Settings):
     """A run: its tasks, its generations, and how each generation is made and measured."""
 
     seed: int = Field(default=1, ge=0)
+    scheme: Literal["sequential", "collapsed"] = "sequential"
     tasks: tuple[str, ...] = ("counting", "summing", "permutation", "boolean")
     generations: int = Field(default=3, ge=1)  # after generation 0, which is distilled from H alone
+    collapsed: CollapsedConfig = CollapsedConfig()
     model: ModelConfig = ModelConfig()
     base: BaseConfig = BaseConfig()
     serving: ServingConfig = ServingConfig()

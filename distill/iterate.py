@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from amplification.agent import Agent
 from amplification.episode import Cost
@@ -18,6 +18,7 @@ from amplification.tasks.base import Task
 from distill.adversary import Target
 from distill.config import RunConfig
 from distill.judgement import Judge
+from distill.labels import Labeller
 from distill.ledger import generation_cost
 from distill.models import Ask, Models
 from distill.progress import Progress, Reporter
@@ -30,6 +31,14 @@ if TYPE_CHECKING:
 Attacker = Callable[[int], int | None]
 
 STAGES = ("labels", "warm_start", "reward", "adversary", "agent", "evaluation")
+
+
+class Turn(NamedTuple):
+    """One turn of the iteration: the folder of its stages, the index of the new level, the seed of its draws."""
+
+    name: str
+    level: int
+    seed: int
 
 
 class _Ended(Exception):
@@ -108,13 +117,16 @@ class Iteration:
             done = self._generation(n, base.folder, adapter)
             adapter = done["agent"].folder
             results.append(self._result(n, done))
+        return self._report(base, base_evaluation, results)
+
+    def _report(self, base: Done, base_evaluation: Done, results: Sequence[dict[str, Any]]) -> Path:
         seconds = base.seconds + base_evaluation.seconds + sum(result["seconds"] for result in results)
         return self.evaluator.report(
             {
                 "config": self.config.model_dump(mode="json"),
                 "seconds": seconds,
                 "base": base_evaluation.metrics,
-                "generations": results,
+                "generations": list(results),
             },
             self.folder,
         )
@@ -122,26 +134,27 @@ class Iteration:
     def _generation(self, n: int, base: Path, adapter: Path | None) -> dict[str, Done]:
         """H^A(n-1) -> A(n): every stage of one generation, by name."""
         done: dict[str, Done] = {}
+        turn = Turn(f"generation-{n}", n, self.config.seed)
         previous = self.models.agent(f"A{n - 1}" if n else "base", base, adapter)
 
         def stage(name: str, work: Work) -> Path:
-            done[name] = self.stage(f"generation-{n}/{name}", work)
+            done[name] = self.stage(f"{turn.name}/{name}", work)
             return done[name].folder
 
-        labels = stage("labels", self._label(n, previous))
+        labels = stage("labels", self._label(turn, previous))
         start = adapter
         if self.config.distill.warm_start.enabled:
-            start = stage("warm_start", self._warm_start(n, base, adapter, labels))
-        reward = stage("reward", self._reward(n, previous, base, start, labels))
+            start = stage("warm_start", self._warm_start(turn, base, adapter, [labels]))
+        reward = stage("reward", self._reward(turn, previous, base, start, [labels]))
         warm = self.models.agent(f"A{n} before PPO", base, start)
         found: list[str] = []
         if self.config.distill.adversary.enabled:
-            found = _found(stage("adversary", self._attack(n, warm, previous, reward, base)))
-        agent = stage("agent", self._ppo(n, previous, base, start, labels, reward, self.found + found))
+            found = texts_found(stage("adversary", self._attack(turn, warm, previous, reward, base)))
+        agent = stage("agent", self._ppo(turn, base, start, [labels], reward, self.found + found, previous))
         self.found += found
         trained = self.models.agent(f"A{n}", base, agent)
         answerers = {"agent": trained, "agent_before_ppo": warm, "previous": previous}
-        stage("evaluation", self._evaluate(n, f"generation-{n}/evaluation", answerers, trained))
+        stage("evaluation", self._evaluate(n, f"{turn.name}/evaluation", answerers, trained))
         return done
 
     def _train_base(self, out: Path, progress: Progress) -> Metrics:
@@ -152,73 +165,89 @@ class Iteration:
             self.models.tasks, words, self.config.model, self.config.base, out, self.config.seed, progress
         )
 
-    def _label(self, n: int, previous: Agent) -> Work:
+    def _label(self, turn: Turn, previous: Agent) -> Work:
         def work(out: Path, progress: Progress) -> Metrics:
             from distill.curriculum import choose
             from distill.labels import make_labels
 
             settings, adversary = self.config.distill.labels, self.config.distill.adversary
             share = adversary.share if adversary.enabled else 0.0
-            chosen = choose(self.models.tasks, n, settings, share, self.found, self.config.seed)
-            judge = self.models.judge(previous, f"generation-{n}/labels")
-            return make_labels(judge, self.models.tasks, chosen, settings, out, progress)
+            chosen = choose(self.models.tasks, turn.level, settings, share, self.found, turn.seed)
+            return make_labels(self._labeller(turn, previous), self.models.tasks, chosen, settings, out, progress)
 
         return work
 
-    def _warm_start(self, n: int, base: Path, adapter: Path | None, labels: Path) -> Work:
+    def _labeller(self, turn: Turn, previous: Agent) -> Labeller:
+        """Who answers a turn's questions."""
+        return self.models.judge(previous, f"{turn.name}/labels")
+
+    def _warm_start(self, turn: Turn, base: Path, adapter: Path | None, labels: Sequence[Path]) -> Work:
         def work(out: Path, progress: Progress) -> Metrics:
             from distill.imitation import warm_start
-            from distill.labels import read_labels
+            from distill.labels import newest_labels
 
-            distill = self.config.distill
-            settings = distill.warm_start.of(n)
-            return warm_start(
-                base, adapter, read_labels(labels), distill.adapter, settings, out, self._seed(n), progress
-            )
+            distill, rows = self.config.distill, newest_labels(labels)
+            settings = distill.warm_start.of(turn.level)
+            return warm_start(base, adapter, rows, distill.adapter, settings, out, self._seed(turn), progress)
 
         return work
 
-    def _reward(self, n: int, previous: Agent, base: Path, start: Path | None, labels: Path) -> Work:
+    def _reward(
+        self,
+        turn: Turn,
+        previous: Agent,
+        base: Path,
+        start: Path | None,
+        labels: Sequence[Path],
+        earlier: Path | None = None,
+    ) -> Work:
         def work(out: Path, progress: Progress) -> Metrics:
-            from distill.labels import read_labels
+            from distill.labels import newest_labels
             from distill.pairs import write_pairs
             from distill.reward import make_pairs, train_reward
 
             settings = self.config.distill.reward
-            rows = read_labels(labels)
-            ask = self.models.asker(self.models.agent(f"A{n} before PPO", base, start), f"generation-{n}/reward")
+            rows, scope = newest_labels(labels), f"{turn.name}/reward"
+            ask = self.models.asker(self.models.agent("before PPO", base, start), scope)
             # A program finds one answer acceptable, so its label is its judgement, and asking again would be waste.
             judge = None
             if self.config.overseer.kind != "program":
-                judge = self.models.judge(previous, f"generation-{n}/reward")
-            pairs = make_pairs(self.models.tasks, rows, ask, settings, self._seed(n), judge.judge if judge else None)
+                judge = self.models.judge(previous, scope)
+            pairs = make_pairs(self.models.tasks, rows, ask, settings, self._seed(turn), judge.judge if judge else None)
             adapter = self.config.distill.adapter
-            metrics = train_reward(base, start, pairs, adapter, settings, out, self._seed(n), progress)
+            metrics = train_reward(base, start, pairs, adapter, settings, out, self._seed(turn), progress, earlier)
             if settings.refresh.most:
                 write_pairs(pairs, out)
             return {**metrics, "judge_cost": asdict(judge.cost), "judged": len(rows)} if judge else metrics
 
         return work
 
-    def _attack(self, n: int, warm: Agent, previous: Agent, reward: Path, base: Path) -> Work:
+    def _attack(self, turn: Turn, warm: Agent, previous: Agent, reward: Path, base: Path) -> Work:
         def work(out: Path, progress: Progress) -> Metrics:
             from distill.adversary import MutationAdversary, hunt
             from distill.ensemble import RewardEnsemble
 
-            settings, scope = self.config.distill.adversary, f"generation-{n}/adversary"
+            settings, scope = self.config.distill.adversary, f"{turn.name}/adversary"
             used = Cost()
             judged = self.models.judge(previous, scope)
             ensemble = RewardEnsemble.load(base, reward, self.config.distill.reward)
             target = Target(_texts(self.models.asker(warm, scope, used)), judged.verdicts, ensemble.rate)
-            adversary = MutationAdversary(self.models.tasks, settings, up_to=n)
+            adversary = MutationAdversary(self.models.tasks, settings, up_to=turn.level)
             episodes = self.config.distill.ppo.episodes
-            metrics = hunt(adversary, target, out, episodes, settings.share, self._seed(n), progress)
+            metrics = hunt(adversary, target, out, episodes, settings.share, self._seed(turn), progress)
             return {**metrics, "tokens": used.tokens, "judge_cost": asdict(judged.cost)}
 
         return work
 
     def _ppo(
-        self, n: int, previous: Agent, base: Path, start: Path | None, labels: Path, reward: Path, found: list[str]
+        self,
+        turn: Turn,
+        base: Path,
+        start: Path | None,
+        labels: Sequence[Path],
+        reward: Path,
+        found: list[str],
+        previous: Agent,
     ) -> Work:
         def work(out: Path, progress: Progress) -> Metrics:
             from distill.curriculum import practice
@@ -228,40 +257,39 @@ class Iteration:
             distill = self.config.distill
             train: Callable[..., Metrics] = train_ppo if distill.ppo.processes == 1 else train_in_processes
             if distill.ppo.watch.every:
-                train = partial(train, watched=self._watched(n, previous, labels, reward))
+                train = partial(train, watched=self._watched(turn, previous, labels, reward))
             share = distill.adversary.share if distill.adversary.enabled else 0.0
-            prompts, attacked = practice(self.models.tasks, n, distill.ppo.episodes, share, found, self.config.seed)
-            metrics = train(
-                base, start, reward, prompts, distill.adapter, distill.ppo, out, self._seed(n), progress, state_of(out)
-            )
-            kept = self._kept(n, base, start, labels, out) if start else {"kept": True}
+            prompts, attacked = practice(self.models.tasks, turn.level, distill.ppo.episodes, share, found, turn.seed)
+            seed, state = self._seed(turn), state_of(out)
+            metrics = train(base, start, reward, prompts, distill.adapter, distill.ppo, out, seed, progress, state)
+            kept = self._kept(turn, base, start, labels, out) if start else {"kept": True}
             return {**metrics, **kept, "prompts": len(prompts), "attacks": attacked}
 
         return work
 
-    def _watched(self, n: int, previous: Agent, labels: Path, reward: Path) -> Watched:
+    def _watched(self, turn: Turn, previous: Agent, labels: Sequence[Path], reward: Path) -> Watched:
         """What H^A is asked while PPO trains: about questions that taught no reward model."""
         from distill.curriculum import watched_questions
         from distill.held_out_judge import HeldOutJudge
-        from distill.labels import read_labels
+        from distill.labels import newest_labels
         from distill.pairs import read_pairs
         from distill.refresh import Watched
 
         distill, tasks = self.config.distill, self.models.tasks
-        taught = {str(row["question"]) for row in read_labels(labels) if row["part"] == "train"}
-        questions = watched_questions(tasks, n, distill.ppo.watch.questions, taught, self.config.seed)
-        judge, settings = self.models.judge(previous, f"generation-{n}/agent"), distill.reward
+        taught = {str(row["question"]) for row in newest_labels(labels) if row["part"] == "train"}
+        questions = watched_questions(tasks, turn.level, distill.ppo.watch.questions, taught, turn.seed)
+        judge, settings = self.models.judge(previous, f"{turn.name}/agent"), distill.reward
         judges = self.config.overseer.kind != "program"
         held_out = HeldOutJudge(judge, tasks, questions, settings, distill.labels.heldout, judges)
         pairs = read_pairs(reward) if settings.refresh.most else []
         return Watched(held_out, pairs, settings, distill.adapter)
 
-    def _kept(self, n: int, base: Path, start: Path, labels: Path, out: Path) -> Metrics:
+    def _kept(self, turn: Turn, base: Path, start: Path, labels: Sequence[Path], out: Path) -> Metrics:
         """Go back to the agent that PPO started from unless H^A's held-out labels are met clearly more often."""
         from distill.keep import agreements, better, go_back
-        from distill.labels import read_labels
+        from distill.labels import newest_labels
 
-        scope, rows = f"generation-{n}/agent", read_labels(labels)
+        scope, rows = f"{turn.name}/agent", newest_labels(labels)
         asks = [
             self.models.asker(self.models.agent(name, base, folder), scope)
             for name, folder in (("before PPO", start), ("after PPO", out))
@@ -320,10 +348,10 @@ class Iteration:
             "warm_start": warm_start or {},
         }
 
-    def _seed(self, n: int) -> int:
+    def _seed(self, turn: Turn) -> int:
         from distill.curriculum import generation_seed
 
-        return generation_seed(self.config.seed, n)
+        return generation_seed(turn.seed, turn.level)
 
 
 def _texts(ask: Ask) -> Callable[[Sequence[str]], list[str]]:
@@ -331,20 +359,28 @@ def _texts(ask: Ask) -> Callable[[Sequence[str]], list[str]]:
     return lambda texts: [answer.text for answer in ask(texts)]
 
 
-def _found(folder: Path) -> list[str]:
+def texts_found(folder: Path) -> list[str]:
+    """The questions that an adversary's stage has found."""
     from distill.archive import read_found
 
     return [found.question for found in read_found(folder / "found.parquet")]
 
 
 def stage_names(config: RunConfig) -> list[str]:
-    """The stages of a run in the order in which they are done."""
+    """The stages of a run in the order in which they are done.
+
+    In the collapsed scheme which round ends a generation is found out on the way: its evaluations stand at the end.
+    """
     left_out = set()
     if not config.distill.warm_start.enabled:
         left_out.add("warm_start")
     if not config.distill.adversary.enabled:
         left_out.add("adversary")
     kept = [name for name in STAGES if name not in left_out]
+    if config.scheme == "collapsed":
+        rounds = [f"round-{r}/{name}" for r in range(1, config.collapsed.rounds + 1) for name in (*kept[:-1], "copy")]
+        levels = [f"generation-{n}/evaluation" for n in range(config.generations + 1)]
+        return ["base", "base_evaluation", *rounds, *levels]
     each = [f"generation-{n}/{name}" for n in range(config.generations + 1) for name in kept]
     return ["base", "base_evaluation", *each]
 
@@ -361,8 +397,11 @@ def run(
 
     Raises InputError for a folder of another configuration, StageError for a stage that fails.
     """
+    from distill.collapsed import CollapsedIteration  # which is made from this module
+
+    scheme = CollapsedIteration if config.scheme == "collapsed" else Iteration
     with exclusive(folder):
-        iteration = Iteration(config, folder, evaluator, reporter, until, only)
+        iteration = scheme(config, folder, evaluator, reporter, until, only)
         try:
             return iteration.run()
         finally:

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from amplification.question import digest
 from amplification.tasks.base import FACT, Task
 from distill.config import LabelsConfig
 from distill.curriculum import Chosen
-from distill.judgement import Judge
+from distill.judgement import Answers
 from distill.progress import Progress
 
 LABELS_FILE = "labels.parquet"
 
 
+class Labeller(Protocol):
+    """H^A asked for labels: a `Judge`, or several of them behind one."""
+
+    def answer(self, texts: Sequence[str], progress: Progress | None = None) -> Answers:
+        """Its answers in order, and what they cost."""
+        ...
+
+
 def make_labels(
-    judge: Judge,
+    judge: Labeller,
     tasks: Mapping[str, Task],
     chosen: Iterable[Chosen],
     settings: LabelsConfig,
@@ -58,6 +66,11 @@ def read_labels(folder: Path) -> list[dict[str, Any]]:
 
     # keep_in_memory: no copy of the table in a cache outside the run folder
     return list(Dataset.from_parquet(str(folder / LABELS_FILE), keep_in_memory=True))
+
+
+def newest_labels(folders: Iterable[Path]) -> list[dict[str, Any]]:
+    """The labels of several folders, oldest first; of a question that was asked again, the newest answer."""
+    return list({str(row["question"]): row for folder in folders for row in read_labels(folder)}.values())
 
 
 def _is_fact(tasks: Mapping[str, Task], choice: Chosen) -> bool:

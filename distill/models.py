@@ -11,6 +11,7 @@ from amplification.amplified import Amplified
 from amplification.dispatch import Dispatcher
 from amplification.episode import Cost
 from amplification.memo import Memo
+from amplification.overseers.alone import LoneOverseer
 from amplification.overseers.opening import Parts, open_overseer
 from amplification.question import Answer, Question
 from amplification.serving import Samplers
@@ -49,14 +50,16 @@ class Models:
         """The way to the agents, or to models that are served elsewhere, on behalf of the stage `scope`."""
         return Dispatcher(self.samplers.get(serving or self.config.serving), Memo(self.store, scope))
 
-    def judge(self, agent: Agent, scope: str) -> Judge:
-        """H^A with this agent, asked on behalf of the stage `scope`."""
+    def judge(self, agent: Agent, scope: str, alone: bool = False) -> Judge:
+        """H^A with this agent, asked on behalf of the stage `scope`; `alone`: H without any, whatever `agent` is."""
         config, dispatcher = self.config, self.dispatcher(scope)
 
         def served(serving: ServingConfig) -> Dispatcher:
             return dispatcher if serving == config.serving else self.dispatcher(scope, serving)
 
         overseer = open_overseer(config.overseer, Parts(self.tasks, config.limits, config.serving, served))
+        if alone:
+            overseer = LoneOverseer(overseer)
         return Judge(Amplified(overseer, agent, dispatcher, config.limits, config.voting), scope)
 
     def asker(self, agent: Agent, scope: str, cost: Cost | None = None) -> Ask:

@@ -99,6 +99,8 @@ def train_reward(
 ) -> dict[str, Any]:
     """Train the members from the agent's merged weights, or from those in `carried_on`, and write them into `out`.
 
+    `earlier` is an ensemble of as many members that training carries on from instead, heads and all.
+
     Members differ in their initial head and in the order of the data; of each, what `adapter_config` says is trained,
     and the head. Metrics: heldout_accuracy (share of the held-out pairs that the aggregate orders like H^A), each
     member's, how well probabilities fit (see `calibrated`), contradictory_pairs (left out), bounds, tokens, parameters

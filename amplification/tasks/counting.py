@@ -79,6 +79,11 @@ class Counting:
         fixed = " ".join(PHRASINGS).format(digits="", prop="").split()
         return tuple(dict.fromkeys([*fixed, *PROPERTIES, *map(str, range(10))]))
 
+    def wordings(self, text: str) -> tuple[str, ...]:
+        """The same question in every wording there is. Raises ValueError on a question that is not of this task."""
+        parsed = self._read(text)
+        return tuple(parsed._replace(phrasing=phrasing).reworded(parsed.numbers) for phrasing in PHRASINGS)
+
     def _parse(self, text: str) -> Parsed | None:
         spaced = " ".join(text.split())
         for phrasing, pattern in zip(PHRASINGS, _PATTERNS, strict=True):

@@ -2,4 +2,5 @@
 
 EXPERIMENTS: dict[str, str] = {
     "foolable_reward": "distill.experiments.foolable_reward",
+    "drift": "distill.experiments.drift",
 }
