@@ -111,6 +111,7 @@ class AdversaryConfig(Settings):
     rounds: int = Field(default=3, ge=1)
     candidates: int = Field(default=600, ge=1)  # mutated questions tried a round
     share: float = Field(default=0.2, ge=0, le=0.5)  # cap on attacks among PPO's prompts and among the labels
+    sweep: float = Field(default=0.0, ge=0, le=1)  # share of candidates that try the vocabulary's words in turn
 
 
 class WatchConfig(Settings):

@@ -3,4 +3,6 @@
 EXPERIMENTS: dict[str, str] = {
     "foolable_reward": "distill.experiments.foolable_reward",
     "drift": "distill.experiments.drift",
+    "malformed": "distill.experiments.malformed",
+    "planted_fault": "distill.experiments.planted_fault",
 }
