@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from amplification.agent import Agent
 from amplification.budget import Account, Limits, OutOfBudget
@@ -17,7 +17,7 @@ from amplification.desk import Desk
 from amplification.dispatch import Dispatcher
 from amplification.episode import Cost, Episode, Node, Step, StopReason
 from amplification.messages import Content, Messages, TooLong
-from amplification.overseer import FREE, Decision, Overseer
+from amplification.overseer import FREE, Decision, Overseer, Use
 from amplification.question import Answer, Question
 from amplification.slots import Slots
 from amplification.voting import Voting
@@ -75,7 +75,7 @@ class Amplified:
         try:
             with rare_collections():
                 async with asyncio.timeout(self.limits.seconds) as clock:
-                    await self._answer(root, Place(Account.root(self.limits)), tree)
+                    await self._answer_in_a_slot(root, Place(Account.root(self.limits)), tree)
         except TimeoutError:
             if not clock.expired():
                 raise
@@ -100,15 +100,19 @@ class Amplified:
                 task.cancel()
             await asyncio.gather(*begun, return_exceptions=True)
 
+    async def _answer_in_a_slot(self, node: Node, place: Place, tree: Tree) -> None:
+        async with self.slots:
+            await self._answer(node, place, tree)
+
     async def _answer(self, node: Node, place: Place, tree: Tree) -> None:
         """Answer a node; where a person has rejected the answer, again with other draws of A's."""
-        async with self.slots:
-            for draw in range(place.draw, place.draw + TRIES):
-                node.steps = []
-                await self._execute(node, node.steps, Place(place.account, place.depth, draw), tree)
-                if not self.corrections.rejects(node.question, node.answer):
-                    return
-            _end(node, StopReason.REJECTED, Answer.failed("every answer was rejected"))
+        for _ in range(TRIES):
+            node.steps = []
+            await self._execute(node, node.steps, place, tree)
+            if not self.corrections.rejects(node.question, node.answer):
+                return
+            place = place._replace(draw=place.draw + 1)
+        _end(node, StopReason.REJECTED, Answer.failed("every answer was rejected"))
 
     async def _execute(self, node: Node, steps: list[Step], place: Place, tree: Tree) -> None:
         """The meta-execution loop: show H the workspace, do what it says, until it replies or something runs out."""
@@ -140,12 +144,14 @@ class Amplified:
             return _end(node, StopReason.OUT_OF_BUDGET, Answer.failed(str(error)))
         return _end(node, StopReason.OUT_OF_STEPS, Answer.failed("out of steps"))
 
-    async def _decide(self, shown: Workspace, account: Account, cost: Cost) -> Decision:
+    def _decide(self, shown: Workspace, account: Account, cost: Cost) -> Awaitable[Decision]:
         """H's next step, its own model's calls within the budget."""
         cost.overseer_steps += 1
-        bound, used = self.overseer.bound(shown), FREE
-        if bound is FREE:
-            return await self.overseer.act(shown)
+        bound = self.overseer.bound(shown)
+        return self.overseer.act(shown) if bound is FREE else self._decide_within(bound, shown, account, cost)
+
+    async def _decide_within(self, bound: Use, shown: Workspace, account: Account, cost: Cost) -> Decision:
+        used = FREE
         account.reserve(*bound)
         try:
             decision = await self.overseer.act(shown)
@@ -167,21 +173,34 @@ class Amplified:
         # Children first: if there is nothing left for them, the step ends before anything is set aside for A.
         accounts = account.open_children(len(nested)) if nested else []
         try:
-            reserved = self.consultant.reserve(direct, account, place.depth, place.draw, tree.messages)
-            if not nested:  # no task needed: most steps ask A alone
-                await self.consultant.ask(reserved, account, tree.cost)
-                return
-            waits: list[Coroutine[Any, Any, None]] = [
-                self._answer(child, Place(part, place.depth + 1, place.draw), tree)
-                for child, part in zip(nested, accounts, strict=True)
-            ]
-            if direct:
-                waits.append(self.consultant.ask(reserved, account, tree.cost))
-            with self.slots.lent():
-                await _together(waits)
+            with self.consultant.consult(direct, account, place.depth, place.draw, tree.messages) as consultation:
+                if nested:
+                    places = [Place(part, place.depth + 1, place.draw) for part in accounts]
+                    await self._answer_together(list(zip(nested, places, strict=True)), tree)
+                await self.consultant.finish(consultation, tree.cost)
         finally:
             for part in accounts:
                 account.close_child(part)
+
+    async def _answer_together(self, children: Sequence[tuple[Node, Place]], tree: Tree) -> None:
+        """Answer all; when one fails, or the whole is cancelled, the others are ended before that is passed on.
+
+        The last needs no task and no slot of its own: it goes on in its parent's, and so in depth first.
+        """
+        *others, (last, place) = children
+        tasks = [asyncio.create_task(self._answer_in_a_slot(child, below, tree)) for child, below in others]
+        try:
+            await self._answer(last, place, tree)
+            with self.slots.lent():
+                if len(tasks) == 1:
+                    await tasks[0]  # the most frequent case, and gathering one takes longer than that one
+                elif tasks:
+                    await asyncio.gather(*tasks)
+        except BaseException:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            raise
 
     def _child(self, sub: SubQuestion) -> Node:
         by = "amplified" if sub.recurse else "agent"
@@ -205,23 +224,3 @@ class Amplified:
 
 def _end(node: Node, stop: StopReason, answer: Answer) -> None:
     node.stop, node.answer = stop, answer
-
-
-async def _together(waits: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Wait for all; when one fails, or the whole is cancelled, the others are ended before that is passed on.
-
-    The last needs no task of its own: it goes on in this one, and so in depth first.
-    """
-    *others, last = waits
-    tasks = [asyncio.ensure_future(wait) for wait in others]
-    try:
-        await last
-        if len(tasks) == 1:
-            await tasks[0]  # the most frequent case, and gathering one takes longer than that one
-        elif tasks:
-            await asyncio.gather(*tasks)
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise

@@ -78,8 +78,8 @@ class Account:
     def left(self) -> Left:
         """What is left, as the overseer is shown it."""
         return _left(
-            rounded(self.calls_left),
-            rounded(self.tokens_left),
+            rounded(self.calls - self.calls_spent - self.calls_reserved),
+            rounded(self.tokens - self.tokens_spent - self.tokens_reserved),
             rounded(self.depth),
             rounded(int(self.deadline - time.monotonic())),
         )

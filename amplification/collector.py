@@ -11,9 +11,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# New objects until the youngest are looked through, and how many times that until the middle ones and all are: all,
-# once in a hundred million. What is in a cycle and old when it is let go waits that long, or for the episode's end.
-THRESHOLDS = (300_000, 20, 20)
+# New objects until the youngest are looked through, and how many times that until the middle ones and all are: the
+# youngest while they are still in the processor's cache, all once in a hundred million. What is in a cycle and old when
+# it is let go waits that long, or for the episode's end.
+THRESHOLDS = (2_000, 3_000, 20)
 
 _lock = threading.Lock()
 _running = 0

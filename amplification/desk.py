@@ -48,8 +48,9 @@ class Desk:
             case Ask(subs):
                 if not subs:
                     return "the overseer asked nothing"
-                if not all(is_unicode(sub.question.text) for sub in subs):
-                    return NO_UNICODE
+                for sub in subs:
+                    if not is_unicode(sub.question.text):
+                        return NO_UNICODE
                 return self._stranger([pointer for sub in subs for pointer in sub.question.pointers])
             case Look(pointer, start):
                 return self._stranger([pointer]) or ("the overseer looked before the beginning" if start < 0 else None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from amplification.agent import Agent
 from amplification.episode import Cost
@@ -17,8 +18,7 @@ from amplification.serving.base import Call, Completion, Sampler, StreamingSampl
 ENOUGH_CALLS = 512
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """A completion, and whether it came from the memo (then it cost nothing)."""
 
     completion: Completion
@@ -41,11 +41,19 @@ class Outcome:
         return cost
 
 
+def count(outcomes: Sequence[Outcome], cost: Cost) -> tuple[int, int]:
+    """Add what these calls used to a cost. Returns the calls and tokens that were used."""
+    calls, tokens = cost.calls, cost.tokens
+    for outcome in outcomes:
+        outcome.add_to(cost)
+    return cost.calls - calls, cost.tokens - tokens
+
+
 UNDER_WAY = Outcome(Completion("", 0, 0, finished=False), hit=False)
 
 
 @dataclass(slots=True, eq=False)
-class _Group:
+class Group:
     """The calls of one step of one workspace, answered together; `missing` of its outcomes are under way."""
 
     keys: list[Key]
@@ -70,7 +78,7 @@ class _Flight:
 
     call: Call
     batch: _Batch
-    waiters: list[tuple[_Group, int]] = field(default_factory=list)
+    waiters: list[tuple[Group, int]] = field(default_factory=list)
 
 
 class Dispatcher:
@@ -88,22 +96,30 @@ class Dispatcher:
         self._start_afresh()
 
     def _start_afresh(self) -> None:
-        self._groups: list[_Group] = []
+        self._groups: list[Group] = []
         self._queued = self._seen = 0  # calls in those groups, now and one pass of the loop ago
         self._is_watched = False
         self._flights: dict[Key, _Flight] = {}
 
     async def complete(self, agent: Agent, calls: Sequence[Call]) -> list[Outcome]:
-        """One outcome a call, in order. Raises ServingError if the model cannot answer at all.
+        """One outcome a call, in order. Raises ServingError if the model cannot answer at all."""
+        group = self.begin(agent, calls)
+        try:
+            return await group.future
+        finally:
+            self.let_go(group)
 
-        Cancelled, it lets go of its calls; a batch is aborted once nobody waits for any of it.
+    def begin(self, agent: Agent, calls: Sequence[Call]) -> Group:
+        """Put calls on their way. The group's future gives one outcome a call, in order, or raises as `complete` does.
+
+        Whoever begins lets go of the group in the end, whatever happens.
         """
         self.memo.load(agent.digest)
         loop = asyncio.get_running_loop()
         if loop is not self._loop:  # whatever an earlier loop left behind ended with it
             self._loop = loop
             self._start_afresh()
-        group = _Group(keys_of(agent.digest, calls), calls, loop.create_future())
+        group = Group(keys_of(agent.digest, calls), calls, loop.create_future())
         self._groups.append(group)
         self._queued += len(calls)
         if self._streaming is not None and self._queued >= ENOUGH_CALLS:
@@ -111,11 +127,17 @@ class Dispatcher:
         elif not self._is_watched:
             self._is_watched, self._seen = True, 0
             loop.call_soon(self._flush_when_quiet, loop)
-        try:
-            return await group.future
-        finally:
-            if group.missing:  # cancelled, or failed in one batch while another is under way
-                self._let_go(group)
+        return group
+
+    def let_go(self, group: Group) -> None:
+        """The group waits no longer for what is still under way; a batch is aborted once nobody waits for any of it."""
+        future = group.future
+        if not future.done():
+            future.cancel()
+        elif not future.cancelled():
+            future.exception()  # whoever lets go without a look at it need not be told that it failed
+        if group.missing:
+            self._unwait(group)
 
     async def answers(self, agent: Agent, questions: Sequence[Question]) -> list[tuple[Answer, Outcome]]:
         """What the agent alone says to each question, with the outcome that tells what it cost."""
@@ -144,7 +166,7 @@ class Dispatcher:
         except Exception as error:  # every waiting workspace learns of it; none is left hanging
             self._fail(batch, error, groups)
 
-    def _board(self, group: _Group, batch: _Batch) -> None:
+    def _board(self, group: Group, batch: _Batch) -> None:
         """Take what the memo knows, join what is under way, and put the rest into the batch."""
         for index, key in enumerate(group.keys):
             flight = self._flights.get(key)
@@ -204,8 +226,7 @@ class Dispatcher:
                     group.future.set_result(group.outcomes)
         self._abort_if_unwanted(batch)
 
-    def _let_go(self, group: _Group) -> None:
-        """The group waits no longer."""
+    def _unwait(self, group: Group) -> None:
         for key, outcome in zip(group.keys, group.outcomes, strict=True):
             flight = self._flights.get(key)
             if outcome is not UNDER_WAY or flight is None:
@@ -220,7 +241,7 @@ class Dispatcher:
             self._forget(batch)
             batch.task.cancel()
 
-    def _fail(self, batch: _Batch, error: Exception, others: Iterable[_Group] = ()) -> None:
+    def _fail(self, batch: _Batch, error: Exception, others: Iterable[Group] = ()) -> None:
         for group in [*self._waiting_for(batch), *others]:
             if not group.future.done():
                 group.future.set_exception(error)
@@ -235,5 +256,5 @@ class Dispatcher:
                 del self._flights[key]
         batch.flights.clear()
 
-    def _waiting_for(self, batch: _Batch) -> list[_Group]:
+    def _waiting_for(self, batch: _Batch) -> list[Group]:
         return [group for flight in batch.flights.values() for group, _ in flight.waiters]

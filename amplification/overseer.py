@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from amplification.workspace import Action, Workspace
@@ -23,8 +22,7 @@ class Use(NamedTuple):
 FREE = Use()
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """The next step, who decided it ("" for the overseer that was asked), and what deciding used."""
 
     action: Action

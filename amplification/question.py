@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 MAX_ANSWER_CHARS = 2_000
@@ -23,8 +23,15 @@ def digest(*parts: str) -> str:
     return h.hexdigest()
 
 
+class _Named:
+    """Where a message keeps its digest once it was asked for: of most messages in a large tree it never is."""
+
+    __slots__ = ("_digest",)
+    _digest: str
+
+
 @dataclass(frozen=True, slots=True)
-class Message:
+class Message(_Named):
     """A text, in which `$1` stands for the message whose digest is `pointers[0]`.
 
     A number beyond the pointers stands for itself, so a price of `$5` in a text without pointers is a price.
@@ -34,14 +41,14 @@ class Message:
 
     text: str
     pointers: tuple[str, ...] = ()
-    # Worked out when it is asked for: of most messages in a large tree it never is.
-    _digest: str = field(default="", init=False, repr=False, compare=False)
 
     @property
     def digest(self) -> str:
-        if not self._digest:
+        try:
+            return self._digest
+        except AttributeError:
             object.__setattr__(self, "_digest", digest(*self._parts()))
-        return self._digest
+            return self._digest
 
     def _parts(self) -> tuple[str, ...]:
         return (self.kind, self.text, *self.pointers)

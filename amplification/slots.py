@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import TracebackType
 
 
@@ -18,6 +16,7 @@ class Slots:
     def __init__(self, count: int) -> None:
         self.free = count
         self._waiting: list[asyncio.Future[None]] = []
+        self._lent = _Lent(self)
 
     async def __aenter__(self) -> None:
         if self.free > 0:
@@ -37,15 +36,10 @@ class Slots:
     ) -> None:
         self._give()
 
-    @contextmanager
-    def lent(self) -> Iterator[None]:
+    def lent(self) -> _Lent:
         """Give the held slot away inside. It is taken back at once, though for a moment there is then one too many:
         to wait for it could not be cancelled cleanly."""
-        self._give()
-        try:
-            yield
-        finally:
-            self.free -= 1
+        return self._lent
 
     def _give(self) -> None:
         self.free += 1
@@ -54,3 +48,18 @@ class Slots:
             if not turn.done():
                 self.free -= 1
                 turn.set_result(None)
+
+
+class _Lent:
+    """What `Slots.lent` gives to `with`: the same for all, since it knows nothing of who lends."""
+
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
+
+    def __enter__(self) -> None:
+        self._slots._give()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._slots.free -= 1

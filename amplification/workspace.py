@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from amplification.messages import Piece
 from amplification.question import MAX_ANSWER_CHARS, Answer, Question
 
 
-@dataclass(frozen=True, slots=True)
-class SubQuestion:
+class SubQuestion(NamedTuple):
     """A question the overseer asks. `recurse=True` sends it to a fresh copy of H^A instead of to A."""
 
     question: Question
@@ -57,8 +56,7 @@ class GiveUp:
 Action = Ask | Look | Make | Reply | GiveUp
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
+class Exchange(NamedTuple):
     """One sub-question with its answer, as it stands in a workspace."""
 
     question: Question
@@ -118,8 +116,7 @@ class Left(NamedTuple):
 POINTER_CHARS = 16
 
 
-@dataclass(frozen=True)
-class Workspace:
+class Workspace(NamedTuple):
     """The question, what has happened since (in order), what can be pointed to, and the budget left.
 
     `pointers[i]` is shown as `$i+1`: the question's own come first, then each new one as it appears: made messages,
@@ -129,12 +126,12 @@ class Workspace:
     question: Question
     events: tuple[Event, ...] = ()
     pointers: tuple[Pointer, ...] = ()
-    left: Left = field(default_factory=Left)
+    left: Left = Left()
 
     @property
     def exchanges(self) -> tuple[Exchange, ...]:
         """What was asked and answered, in order."""
-        return tuple(event for event in self.events if isinstance(event, Exchange))
+        return tuple([event for event in self.events if isinstance(event, Exchange)])
 
     def characters(self) -> int:
         """Length of everything shown; the bound on it is `Limits.workspace_chars`."""

@@ -14,7 +14,7 @@ from statistics import median_low
 from typing import Any, Protocol, get_args
 
 from amplification.tasks.attack_families import sampled
-from amplification.tasks.attacks import extra_words
+from amplification.tasks.attacks import AttackFamily, extra_words
 from amplification.tasks.base import NONSENSE, Task
 from amplification.verdict import AnswerTexts, Failure, JudgeTexts, failure_of
 from distill.archive import Archive, Found, capped, in_turn, write_found
@@ -84,7 +84,8 @@ class MutationAdversary:
 
     `tasks` at levels up to the index `up_to` give the first parents. `judged_share`: the part of a round's candidates
     that H^A is asked about. `cell_cap`: finds kept for a cell of the archive, by default more for more candidates.
-    `kinds`: which failures count. `first_only` ends the search with the first round that brought a failure.
+    `kinds`: which failures count. `first_only` ends the search with the first round that brought a failure. `words`:
+    what else to put into questions beside the tasks' words and the families'; `among`: other families than a run's.
     """
 
     name = "mutation"
@@ -98,12 +99,15 @@ class MutationAdversary:
         cell_cap: int | None = None,
         kinds: Collection[Failure] = get_args(Failure),
         first_only: bool = False,
+        words: Sequence[str] = (),
+        among: Sequence[AttackFamily] | None = None,
     ) -> None:
         self.tasks, self.settings, self.up_to = dict(tasks), settings, up_to
         self.judged_share, self.cell_cap = judged_share, cell_cap or max(8, settings.candidates // 50)
         self.kinds, self.first_only = frozenset(kinds), first_only
-        words = [word for task in tasks.values() for word in task.words()]
-        self.mutator = Mutator(tasks, up_to, tuple(dict.fromkeys([*words, *extra_words()])))
+        known = [word for task in tasks.values() for word in task.words()]
+        vocabulary = tuple(dict.fromkeys([*known, *extra_words(), *words]))
+        self.mutator = Mutator(tasks, up_to, vocabulary, among, settings.sweep)
 
     def search(self, target: Target, seed: int, progress: Progress | None = None) -> SearchResult:
         """`settings.rounds` rounds of `settings.candidates` candidates: answer, rank, judge, keep."""

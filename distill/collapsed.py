@@ -82,7 +82,7 @@ class CollapsedIteration(Iteration):
         if distill.adversary.enabled:
             warm = self.models.agent("before PPO", base, start)
             found = texts_found(stage("adversary", self._attack(turn, warm, assistant, reward, base)))
-        practised = self._ppo(turn, base, start, labels, reward, self.found + found)
+        practised = self._ppo(turn, base, start, labels, reward, self.found + found, assistant)
         agent = stage("agent", self._throttled(turn, base, before, practised))
         self.found += found
         course.agents.append(agent)

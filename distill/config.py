@@ -75,6 +75,19 @@ class WarmStartConfig(Settings):
         return self.model_copy(update={"steps": self.steps + generation * self.more_steps, "more_steps": 0})
 
 
+class RefreshConfig(Settings):
+    """New labels on the policy's own answers where the reward model has become unsure or wrong during PPO.
+
+    For long PPO trainings, which come to answers that no label was about. Needs `distill.ppo.watch`.
+    """
+
+    most: int = Field(default=0, ge=0)  # refreshes of one PPO training; 0: none
+    uncertainty: float = Field(default=0.5, gt=0)  # of members' scores: a right and a wrong answer's lie 2 apart
+    disagreement: float = Field(default=0.2, gt=0, lt=1)  # share of held-out answers that H^A sees otherwise
+    questions: int = Field(default=128, ge=1)  # that H^A is asked in one refresh: more is dearer and lasts longer
+    steps: int = Field(default=60, ge=1)  # that each member is trained on
+
+
 class RewardConfig(Settings):
     """The reward ensemble, learned from H^A's preferences (TRL's RewardTrainer)."""
 
@@ -85,6 +98,7 @@ class RewardConfig(Settings):
     learning_rate: float = Field(default=2e-3, gt=0)
     extra_layers: int = Field(default=1, ge=0)  # on top of the agent's: where its answer is compared with the given one
     aggregate: Literal["mean_minus_spread", "minimum"] = "mean_minus_spread"
+    refresh: RefreshConfig = RefreshConfig()
 
 
 class AdversaryConfig(Settings):
@@ -97,6 +111,19 @@ class AdversaryConfig(Settings):
     rounds: int = Field(default=3, ge=1)
     candidates: int = Field(default=600, ge=1)  # mutated questions tried a round
     share: float = Field(default=0.2, ge=0, le=0.5)  # cap on attacks among PPO's prompts and among the labels
+    sweep: float = Field(default=0.0, ge=0, le=1)  # share of candidates that try the vocabulary's words in turn
+
+
+class WatchConfig(Settings):
+    """H^A looks at PPO while it trains: it judges the agent's answers to questions on which no reward model is trained.
+
+    For a reward model that may be wrong about what PPO comes to. The price is an episode of H^A for each question (for
+    each question and look, where judging is an episode of its own).
+    """
+
+    every: int = Field(default=0, ge=0)  # updates from one look to the next; 0: nobody looks
+    questions: int = Field(default=64, ge=2)  # more make a look surer
+    patience: int = Field(default=2, ge=0)  # looks in a row that show a higher reward for worse answers; 0: never stop
 
 
 class PPOSettings(Settings):
@@ -115,8 +142,10 @@ class PPOSettings(Settings):
     entropy_bonus: float = Field(default=0.0, ge=0)
     kl_target: float | None = Field(default=None, gt=0)  # nats an episode; the KL coefficient is moved towards it
     max_kl: float | None = Field(default=None, gt=0)  # the throttle: training ends before the KL passes it
+    part: int = Field(default=64, ge=1)  # rows that go through the model at once; halved where memory does not suffice
     processes: int = Field(default=1, ge=1)  # that share each batch (accelerate's data parallelism)
     checkpoint_seconds: float = Field(default=60.0, ge=0)  # between states from which a killed training carries on
+    watch: WatchConfig = WatchConfig()
 
 
 class DistillConfig(Settings):

@@ -109,6 +109,12 @@ def _check_ppo(config: RunConfig, where: str) -> None:
     if ppo.batch % shares:
         problem = f"'distill.ppo.batch' is {ppo.batch}, which 'processes' times 'minibatches' ({shares}) do not divide"
         raise InputError(where, problem, f"set it to {max(1, ppo.batch // shares) * shares}")
+    if ppo.watch.every and ppo.processes > 1:
+        problem = f"'distill.ppo.processes' is {ppo.processes}, and H^A can watch one process only"
+        raise InputError(where, problem, "set it to 1, or 'distill.ppo.watch.every' to 0")
+    if config.distill.reward.refresh.most and not ppo.watch.every:
+        problem = "'distill.reward.refresh' needs somebody who looks at PPO"
+        raise InputError(where, problem, "set 'distill.ppo.watch.every' to 4, say")
 
 
 def _check_model(config: RunConfig, where: str) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 
+from amplification.errors import InputError
 from amplification.tasks.attacks import attacks
 from amplification.tasks.base import Task, questions
 from distill.config import LabelsConfig
 
 SEEDS_A_GENERATION = 1_000
 PRACTICE = 500  # added to a seed, so that PPO practises on other questions than those that were labelled
+WATCH = 700  # the same for the questions by which H^A watches PPO
+LEAST_WATCHED = 2
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,31 @@ def practice(
         texts += _draw(task, task.levels[generation], each - replay * len(older), generation_seed(seed, generation))
     attacked = attack_questions(tasks, generation, hostile, found, generation_seed(seed, generation))
     return texts + [choice.question for choice in attacked], len(attacked)
+
+
+def watched_questions(
+    tasks: Mapping[str, Task], generation: int, count: int, taught: Collection[str], seed: int
+) -> list[str]:
+    """Up to `count` training questions of generation n to judge its agent by, none of those in `taught`.
+
+    Of each task alike; two thirds of them of the new level, where there are so many, and the rest of older ones.
+    Raises InputError if there are fewer than two.
+    """
+    each, texts = -(-count // len(tasks)), list[str]()
+    for task in tasks.values():
+        new, *older = reversed(task.levels[: generation + 1])
+        found = _untaught(task, new, each - each // 3 if older else each, taught, generation_seed(seed, generation))
+        for level in older:
+            found += _untaught(task, level, each - len(found), taught, generation_seed(seed, generation))
+        texts += found
+    if len(texts) < LEAST_WATCHED:
+        problem = f"hardly a question of generation {generation} is no label, so there is none to watch PPO by"
+        raise InputError("distill.ppo.watch", problem, "raise distill.labels.heldout or set 'every' to 0")
+    return texts[:count]
+
+
+def _untaught(task: Task, level: int, count: int, taught: Collection[str], seed: int) -> list[str]:
+    return list(islice((q for q in questions(task, level, "train", seed + WATCH) if q not in taught), count))
 
 
 def _draw(task: Task, level: int, count: int, seed: int) -> list[str]:

@@ -2,79 +2,57 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
+from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 
 from amplification.errors import InputError
+from distill.calibration import Calibration, probabilities, read_calibration
 from distill.config import RewardConfig
-from distill.weights import answer_ids, load_tokenizer, padded, prompt_ids, quiet, require_safetensors
+from distill.members import BACKBONE
+from distill.weights import answer_ids, load_tokenizer, padded, parameters, prompt_ids, quiet, require_safetensors
 
-CALIBRATION_FILE = "ensemble.json"
 # Rows that go through a member together: small enough to stay in a processor's cache.
 ROWS_AT_ONCE = 64
 
-REMEDY = "run the reward stage again"
-
-Aggregate = Literal["mean_minus_spread", "minimum"]
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What turns each member's raw score into a centred one, (raw - centre) / scale, and how members are combined."""
-
-    centre: tuple[float, ...]
-    scale: tuple[float, ...]
-    aggregate: Aggregate
-
-
-def save_calibration(folder: Path, calibration: Calibration) -> None:
-    """Write ensemble.json."""
-    (folder / CALIBRATION_FILE).write_text(json.dumps(asdict(calibration)), encoding="utf-8")
-
-
-def read_calibration(folder: Path, members: int) -> Calibration:
-    """Read ensemble.json. Raises InputError if it is missing, malformed or for another number of members."""
-    file = folder / CALIBRATION_FILE
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-        centre, scale = ([float(v) for v in values[key]] for key in ("centre", "scale"))
-        aggregate = values["aggregate"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(file, "missing or not what the reward stage writes", REMEDY) from error
-    if not len(centre) == len(scale) == members or aggregate not in get_args(Aggregate):
-        raise InputError(file, f"it does not fit the {members} members beside it", REMEDY)
-    return Calibration(tuple(centre), tuple(scale), aggregate)
-
 
 class _Members(torch.nn.Module):
-    """All members as one backbone, whose last "hidden state" is each member's raw score at each token."""
+    """All members as one backbone, whose last "hidden state" is each member's raw score at each token.
 
-    def __init__(self, members: Sequence[torch.nn.Module]) -> None:
+    `models` are whole scorers, or one PEFT model with an adapter and a head for each of `adapters`.
+    """
+
+    def __init__(self, models: Sequence[torch.nn.Module], adapters: Sequence[str] = ()) -> None:
         super().__init__()
-        self.members = torch.nn.ModuleList(members)
+        self.models, self.adapters = torch.nn.ModuleList(models), tuple(adapters)
+
+    def each(self) -> Iterator[Any]:
+        """The members one after the other, as scorers; with adapters, the one at hand is the active one."""
+        for model in self.models:
+            if not self.adapters:
+                yield model
+            shared: Any = model
+            for name in self.adapters:
+                shared.set_adapter(name, inference_mode=True)
+                yield shared.get_base_model()
 
     def forward(self, **inputs: Any) -> SimpleNamespace:
         """`hidden_states[-1]` is a tensor [rows, tokens, members]."""
         inputs.pop("output_hidden_states", None)
-        scores = []
-        for member in self.members:
-            scorer: Any = member
-            scores.append(scorer.score(scorer.base_model(**inputs).last_hidden_state).float())
+        scores = [each.score(each.base_model(**inputs).last_hidden_state).float() for each in self.each()]
         return SimpleNamespace(hidden_states=(torch.cat(scores, dim=-1),))
 
     def at(self, ids: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
         """Raw scores [rows, members] at one token of each row. No attention mask: padding is on the right."""
         rows = torch.arange(len(ids), device=ids.device)
         scores = []
-        for member in self.members:
-            scorer: Any = member
+        for scorer in self.each():
             hidden = scorer.base_model(input_ids=ids, use_cache=False).last_hidden_state
             scores.append(scorer.score(hidden[rows, last]).float())
         return torch.cat(scores, dim=-1)
@@ -88,13 +66,11 @@ class RewardEnsemble(torch.nn.Module):
 
     base_model_prefix = "members"
 
-    def __init__(
-        self, members: Sequence[torch.nn.Module], tokenizer: PreTrainedTokenizerBase, calibration: Calibration
-    ) -> None:
+    def __init__(self, members: _Members, tokenizer: PreTrainedTokenizerBase, calibration: Calibration) -> None:
         super().__init__()
-        self.members = _Members(members)
+        self.members = members
         self.tokenizer = tokenizer
-        self.rule = calibration.aggregate
+        self.rule, self.temperature = calibration.aggregate, calibration.temperature
         self.centre: torch.Tensor
         self.scale: torch.Tensor
         self.register_buffer("centre", torch.tensor(calibration.centre))
@@ -111,19 +87,29 @@ class RewardEnsemble(torch.nn.Module):
         places = sorted(path.glob("member-*"), key=lambda place: int(place.name.rpartition("-")[2]))
         if not places:
             raise InputError(path, "no reward model (member-0) in this folder", "run the reward stage first")
-        members = []
         with quiet():
             tokenizer = load_tokenizer(base)
             for place in places:
                 require_safetensors(place)
-                if AutoTokenizer.from_pretrained(str(place)).get_vocab() != tokenizer.get_vocab():
-                    problem = "this reward model was made for another tokenizer than the policy's"
-                    raise InputError(place, problem, "train the reward model on this run's base")
-                members.append(AutoModelForSequenceClassification.from_pretrained(str(place), use_safetensors=True))
-        calibration = read_calibration(path, len(members))
+            if (path / BACKBONE).is_dir():
+                shared: Any = _scorer(path / BACKBONE, tokenizer)
+                model = PeftModel.from_pretrained(shared, str(places[0]), adapter_name=places[0].name)
+                for place in places[1:]:
+                    model.load_adapter(str(place), adapter_name=place.name)
+                members = _Members([model], [place.name for place in places])
+            else:
+                members = _Members([_scorer(place, tokenizer) for place in places])
+        calibration = read_calibration(path, len(places))
         if settings is not None:
             calibration = replace(calibration, aggregate=settings.aggregate)
         return cls(members, tokenizer, calibration)
+
+    def become(self, other: RewardEnsemble) -> None:
+        """Take over another ensemble's members and calibration, wherever this one is used."""
+        device = self.centre.device
+        self.members = other.members.to(device)
+        self.centre, self.scale = other.centre.to(device), other.scale.to(device)
+        self.rule, self.temperature = other.rule, other.temperature
 
     def aggregate(self, scores: torch.Tensor) -> torch.Tensor:
         """[members, ...] -> [...]: never above the members' mean."""
@@ -156,7 +142,38 @@ class RewardEnsemble(torch.nn.Module):
         """The conservative reward of each row of token ids (prompt and answer), [n]."""
         return self.aggregate(self.row_scores(rows))
 
+    def parameters_of_member(self) -> int:
+        """Parameters that a token goes through in one member; shared ones count for each."""
+        each = parameters(self)
+        if not self.members.adapters:
+            return each // len(self.members.models)
+        own = sum(p.numel() for n, p in self.named_parameters() if any(f".{a}." in n for a in self.members.adapters))
+        return each - own + own // len(self.members.adapters)
+
+    def preferences(self, questions: Sequence[str], first: Sequence[str], second: Sequence[str]) -> torch.Tensor:
+        """The probability that the first answer to each question is better than the second, [n] (see `calibration`)."""
+        differences = self.scores(questions, first) - self.scores(questions, second)
+        return probabilities(differences, self.temperature)
+
     def rate(self, questions: Sequence[str], answers: Sequence[str]) -> list[float]:
         """The conservative reward of each answer to each question."""
         values: list[float] = self.aggregate(self.scores(questions, answers)).tolist()
         return values
+
+
+def _scorer(place: Path, tokenizer: PreTrainedTokenizerBase) -> torch.nn.Module:
+    """A scorer for the policy's token ids, which it is given as they are; it is read at the end of the answer.
+
+    Raises InputError if it is pickled or made for another tokenizer or vocabulary.
+    """
+    require_safetensors(place)
+    theirs = AutoTokenizer.from_pretrained(str(place))
+    ends = [(each.eos_token_id, each.pad_token_id) for each in (theirs, tokenizer)]
+    if theirs.get_vocab() != tokenizer.get_vocab() or ends[0] != ends[1]:
+        problem = "this reward model was made for another tokenizer than the policy's"
+        raise InputError(place, problem, "train the reward model on this run's base")
+    scorer: Any = AutoModelForSequenceClassification.from_pretrained(str(place), use_safetensors=True)
+    if scorer.get_input_embeddings().num_embeddings < len(tokenizer):
+        problem = f"its vocabulary has fewer than the {len(tokenizer)} words of the policy's tokenizer"
+        raise InputError(place, problem, "train the reward model on this run's base")
+    return scorer  # type: ignore[no-any-return]

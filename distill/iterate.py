@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from amplification.agent import Agent
 from amplification.episode import Cost
@@ -22,6 +23,9 @@ from distill.ledger import generation_cost
 from distill.models import Ask, Models
 from distill.progress import Progress, Reporter
 from distill.stage import Done, Metrics, RunFolder, Work, exclusive, state_of
+
+if TYPE_CHECKING:
+    from distill.refresh import Watched
 
 # A cap on calls of the agent -> how many an attacker needed until its first failure, None if that was not enough.
 Attacker = Callable[[int], int | None]
@@ -146,7 +150,7 @@ class Iteration:
         found: list[str] = []
         if self.config.distill.adversary.enabled:
             found = texts_found(stage("adversary", self._attack(turn, warm, previous, reward, base)))
-        agent = stage("agent", self._ppo(turn, base, start, [labels], reward, self.found + found))
+        agent = stage("agent", self._ppo(turn, base, start, [labels], reward, self.found + found, previous))
         self.found += found
         trained = self.models.agent(f"A{n}", base, agent)
         answerers = {"agent": trained, "agent_before_ppo": warm, "previous": previous}
@@ -199,6 +203,7 @@ class Iteration:
     ) -> Work:
         def work(out: Path, progress: Progress) -> Metrics:
             from distill.labels import newest_labels
+            from distill.pairs import write_pairs
             from distill.reward import make_pairs, train_reward
 
             settings = self.config.distill.reward
@@ -211,6 +216,8 @@ class Iteration:
             pairs = make_pairs(self.models.tasks, rows, ask, settings, self._seed(turn), judge.judge if judge else None)
             adapter = self.config.distill.adapter
             metrics = train_reward(base, start, pairs, adapter, settings, out, self._seed(turn), progress, earlier)
+            if settings.refresh.most:
+                write_pairs(pairs, out)
             return {**metrics, "judge_cost": asdict(judge.cost), "judged": len(rows)} if judge else metrics
 
         return work
@@ -233,7 +240,14 @@ class Iteration:
         return work
 
     def _ppo(
-        self, turn: Turn, base: Path, start: Path | None, labels: Sequence[Path], reward: Path, found: list[str]
+        self,
+        turn: Turn,
+        base: Path,
+        start: Path | None,
+        labels: Sequence[Path],
+        reward: Path,
+        found: list[str],
+        previous: Agent,
     ) -> Work:
         def work(out: Path, progress: Progress) -> Metrics:
             from distill.curriculum import practice
@@ -241,7 +255,9 @@ class Iteration:
             from distill.ppo import train_ppo
 
             distill = self.config.distill
-            train = train_ppo if distill.ppo.processes == 1 else train_in_processes
+            train: Callable[..., Metrics] = train_ppo if distill.ppo.processes == 1 else train_in_processes
+            if distill.ppo.watch.every:
+                train = partial(train, watched=self._watched(turn, previous, labels, reward))
             share = distill.adversary.share if distill.adversary.enabled else 0.0
             prompts, attacked = practice(self.models.tasks, turn.level, distill.ppo.episodes, share, found, turn.seed)
             seed, state = self._seed(turn), state_of(out)
@@ -250,6 +266,23 @@ class Iteration:
             return {**metrics, **kept, "prompts": len(prompts), "attacks": attacked}
 
         return work
+
+    def _watched(self, turn: Turn, previous: Agent, labels: Sequence[Path], reward: Path) -> Watched:
+        """What H^A is asked while PPO trains: about questions that taught no reward model."""
+        from distill.curriculum import watched_questions
+        from distill.held_out_judge import HeldOutJudge
+        from distill.labels import newest_labels
+        from distill.pairs import read_pairs
+        from distill.refresh import Watched
+
+        distill, tasks = self.config.distill, self.models.tasks
+        taught = {str(row["question"]) for row in newest_labels(labels) if row["part"] == "train"}
+        questions = watched_questions(tasks, turn.level, distill.ppo.watch.questions, taught, turn.seed)
+        judge, settings = self.models.judge(previous, f"{turn.name}/agent"), distill.reward
+        judges = self.config.overseer.kind != "program"
+        held_out = HeldOutJudge(judge, tasks, questions, settings, distill.labels.heldout, judges)
+        pairs = read_pairs(reward) if settings.refresh.most else []
+        return Watched(held_out, pairs, settings, distill.adapter)
 
     def _kept(self, turn: Turn, base: Path, start: Path, labels: Sequence[Path], out: Path) -> Metrics:
         """Go back to the agent that PPO started from unless H^A's held-out labels are met clearly more often."""

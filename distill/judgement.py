@@ -20,19 +20,28 @@ AT_ONCE = 2_048
 class Judgement:
     """`acceptable[i]` says whether `candidates[i]` is acceptable; acceptable answers rank above all others.
 
-    `best` is the place of the best candidate, None where none is good.
+    `best` is the place of the best candidate, None where none is good. `scores`: one a candidate, where H^A gave any;
+    higher is better, and only differences within one judgement mean something.
     """
 
     question: str
     candidates: tuple[str, ...]
     acceptable: tuple[bool, ...]
     best: int | None = None
+    scores: tuple[float, ...] | None = None
 
     @classmethod
     def by(cls, answer: str, question: str, candidates: Sequence[str]) -> Judgement:
         """H^A's judgement given its own answer: a candidate is acceptable when it says the same."""
         acceptable = tuple(candidate == answer for candidate in candidates)
         return cls(question, tuple(candidates), acceptable, acceptable.index(True) if any(acceptable) else None)
+
+    def chosen(self) -> str | None:
+        """The best candidate, the first acceptable one where none is said to be best, None where none is acceptable."""
+        if not any(self.acceptable):
+            return None
+        stated = self.best is not None and self.acceptable[self.best]
+        return self.candidates[self.best if stated and self.best is not None else self.acceptable.index(True)]
 
     def rejected(self) -> list[str]:
         """The candidates that are not acceptable, in order."""
@@ -114,4 +123,4 @@ def _judgement(episode: Episode, question: str, candidates: tuple[str, ...]) -> 
         view = view_from(episode.answer.text, len(candidates))
     except ValueError:
         return None
-    return Judgement(question, candidates, view.acceptable, view.best)
+    return Judgement(question, candidates, view.acceptable, view.best, view.scores)

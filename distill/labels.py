@@ -47,7 +47,7 @@ def make_labels(
     # Every later level rests on the facts: one that the agent is not taught is wrong in every label built upon it.
     shares = [0.0 if fact and not all(facts) else settings.heldout for fact in facts]
     rows = [
-        {**asdict(choice), "answer": answer, "part": _part(choice.question, share)}
+        {**asdict(choice), "answer": answer, "part": part_of(choice.question, share)}
         for choice, answer, share in zip(chosen, answered.answers, shares, strict=True)
         if answer is not None
     ]
@@ -77,5 +77,6 @@ def _is_fact(tasks: Mapping[str, Task], choice: Chosen) -> bool:
     return choice.task in tasks and tasks[choice.task].split_key(choice.question) == FACT
 
 
-def _part(question: str, share: float) -> str:
+def part_of(question: str, share: float) -> str:
+    """The part of a label, a function of its question alone: `share` of all are held out."""
     return "heldout" if int(digest("part", question)[:8], 16) < share * 2**32 else "train"

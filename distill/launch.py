@@ -136,11 +136,16 @@ def work(job: Path) -> None:
         partial.replace(given["result"])
 
 
-if __name__ == "__main__":
+def run_job(job: Path) -> None:
+    """`work`, whose failure is one line and an exit code."""
     from amplification.errors import AmplifyError
 
     try:
-        work(Path(sys.argv[1]))
+        work(job)
     except AmplifyError as error:
         print(f"amplify: {error}", flush=True)
         sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    run_job(Path(sys.argv[1]))

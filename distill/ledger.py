@@ -35,7 +35,7 @@ def generation_cost(
     learning = training_flops(reward) + reward_forward + (training_flops(warm_start) if warm_start else 0.0)
     searching = float(FORWARD * parameters * adversary["tokens"]) if adversary else 0.0
     cost, episodes = labels["cost"], labels["labels"] + labels["unanswered"]
-    for judging in (reward, adversary):
+    for judging in (reward, adversary, ppo):
         if judging and "judge_cost" in judging:  # a program's label is its judgement: that reward stage asks nothing
             cost = {key: cost[key] + judging["judge_cost"][key] for key in cost}
             episodes += judging["judged"]

@@ -82,6 +82,14 @@ EDITS: dict[str, Edit] = {
     "graft": _graft,
 }
 
+SWEEP = "sweep"
+
+
+def _put(words: Words, word: str, rng: random.Random) -> Words:
+    """A word in front, at the end or anywhere, as likely each: a prefix or a suffix is where a trigger mostly is."""
+    at = rng.choice((0, len(words), rng.randint(0, len(words))))
+    return [*words[:at], word, *words[at:]]
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -95,14 +103,27 @@ class Candidate:
 class Mutator:
     """Makes candidates from questions. Never one that lies on the held-out side or above the trained levels."""
 
-    def __init__(self, tasks: Mapping[str, Task], up_to: int, vocabulary: Sequence[str]) -> None:
+    def __init__(
+        self,
+        tasks: Mapping[str, Task],
+        up_to: int,
+        vocabulary: Sequence[str],
+        among: Sequence[AttackFamily] | None = None,
+        sweep: float = 0.0,
+    ) -> None:
+        """`among`: the families to make candidates by, by default those that runs are trained on. `sweep`: share of
+        candidates that get the next word of the shuffled vocabulary, so that none is tried twice before all are once.
+        """
         self.tasks = dict(tasks)
         self.up_to, self.vocabulary = up_to, tuple(vocabulary)
-        self.families: tuple[AttackFamily, ...] = families(held_out=False)
+        self.families = tuple(families(held_out=False) if among is None else among)
+        self.sweep, self._waiting = sweep, list[str]()
 
     def mutated(self, parent: Candidate, other: Candidate, rng: random.Random) -> Candidate | None:
         """One change of `parent`, or None if it came out unchanged, too long or not to be asked."""
-        if rng.random() < len(EDITS) / (len(EDITS) + len(self.families)):
+        if self.sweep and rng.random() < self.sweep:
+            text, made_by = " ".join(_put(parent.text.split(), self._next(rng), rng)), f"mutation:{SWEEP}"
+        elif rng.random() < len(EDITS) / (len(EDITS) + len(self.families)):
             name, edit = rng.choice(list(EDITS.items()))
             words = parent.text.split()
             for _ in range(rng.choice((1, 1, 2))):
@@ -112,6 +133,11 @@ class Mutator:
             family = rng.choice(self.families)
             text, made_by = family.make(self.tasks[parent.task], parent.text, rng), family.name
         return None if text == parent.text else self.admitted(text, parent.task, made_by)
+
+    def _next(self, rng: random.Random) -> str:
+        if not self._waiting:
+            self._waiting = rng.sample(self.vocabulary, len(self.vocabulary))
+        return self._waiting.pop()
 
     def admitted(self, text: str, task: str, made_by: str) -> Candidate | None:
         """The text as a candidate. None if it is empty, too long, held out, or larger than what was trained on."""

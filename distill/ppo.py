@@ -18,9 +18,14 @@ from amplification.errors import InputError, StageError
 from distill.actor_critic import ValueHead
 from distill.config import AdapterConfig, PPOSettings
 from distill.ensemble import RewardEnsemble
+from distill.experience import Settings
 from distill.optimizer import optimizer_for, trainable
-from distill.ppo_trainer import PPOConfig, PPOTrainer, Settings
+from distill.ppo_trainer import PPOConfig, PPOTrainer
 from distill.progress import Progress
+from distill.refresh import Watched
+from distill.sharding import whole_weights
+from distill.watch import Parts as WatchParts
+from distill.watch import Watch
 from distill.weights import (
     load_merged,
     load_policy,
@@ -49,13 +54,16 @@ def train_ppo(
     seed: int,
     progress: Progress,
     state: Path | None = None,
+    watched: Watched | None = None,
 ) -> dict[str, Any]:
     """Train the agent on the reward ensemble's reward of its own answers to `questions`; write it into `out`.
 
     The KL penalty is to the agent it starts from, `adapter_in`. `state` is a folder from which a killed training
-    carries on. Metrics: episodes, reward_before, reward_after (means of sampled answers' conservative reward), kl and
+    carries on. With `watched`, and if `settings.watch` says so, H^A looks at the training (`distill.watch`).
+    Metrics: episodes, reward_before, reward_after (means of sampled answers' conservative reward), kl and
     entropy at the end in nats an episode, throttled, tokens and parameters of the agent and (reward_tokens,
-    reward_parameters) of the ensemble, tokens_per_episode, episodes_per_second (of this process's own time).
+    reward_parameters) of the ensemble, tokens_per_episode, episodes_per_second (of this process's own time), and the
+    watch's.
     Raises InputError for unusable inputs and StageError if training diverged.
     """
     if not questions:
@@ -65,7 +73,7 @@ def train_ppo(
         ensemble = RewardEnsemble.load(base, reward_folder)
         policy = load_policy(base, adapter_in, adapter_config, seed)
         begun = time.monotonic()
-        trainer = None
+        trainer, watch = None, None
         if settings.episodes:
             reference = load_merged(base, adapter_in).requires_grad_(False)
             value = ValueHead(reference.config.hidden_size)
@@ -75,28 +83,46 @@ def train_ppo(
             parts = Parts(
                 *(policy, reference, value, ensemble, prompts, tokenizer, optimizers, settings, scratch, seed)
             )
+            if watched is not None and settings.watch.every:
+                begin = (base, policy, ensemble, reward_folder, tokenizer, questions, settings, seed)
+                watch = Watch(WatchParts(*begin), watched, (state or Path(scratch)) / "watch")
             trainer = make_trainer(
                 parts,
+                monitor=watch,
+                score=watch.score if watch else ensemble.rewards,
                 on_update=lambda episodes: progress(min(episodes, settings.episodes), settings.episodes),
                 state_folder=state,
                 keep_state=_every(settings.checkpoint_seconds),
             )
             trainer.train()
         seconds = time.monotonic() - begun
-        if any(not torch.isfinite(p).all() for p in policy.parameters()):
+        weights = whole_weights(policy)
+        if any(not torch.isfinite(p).all() for p in (weights.values() if weights else policy.parameters())):
             raise StageError("PPO diverged: the agent's weights are not finite; lower distill.ppo.learning_rate")
         if trainer is None or trainer.accelerator.is_main_process:
-            save_policy(policy, base, adapter_config, out)
+            save_policy(policy, base, adapter_config, out, weights)
         if trainer is not None:
             trainer.accelerator.wait_for_everyone()
     members = len(ensemble.centre)
     history = trainer.history if trainer else []
     tokens = trainer.tokens if trainer else 0
-    return summary(history, settings, tokens, members, seconds) | {
+    seen = watch.metrics() if watch else {}
+    # Looks and refreshes go through the policy and the members, which are of one size.
+    metrics = summary(history, settings, tokens, members, seconds)
+    metrics["reward_tokens"] += seen.get("watch_tokens", 0)
+    ended = {
         "throttled": bool(trainer and trainer.throttled),
+        "collapsed": bool(trainer and trainer.collapsed),
+        "part": trainer.part.rows if trainer else settings.part,
         "parameters": parameters(policy),
-        "reward_parameters": parameters(ensemble) // members,
+        "reward_parameters": ensemble.parameters_of_member(),
     }
+    return metrics | seen | ended
+
+
+def has_bf16() -> bool:
+    """Whether the device computes in bfloat16. Never on a CPU, where it is slower than single precision."""
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
 
 
 def processes() -> int:
@@ -135,9 +161,10 @@ class Parts(NamedTuple):
 
 def make_trainer(parts: Parts, **ours: Any) -> PPOTrainer:
     """The trainer with everything off that prints, logs or samples for show; `ours` goes to its own part."""
-    settings = Settings(parts.settings.entropy_bonus, parts.settings.kl_target, max_kl=parts.settings.max_kl)
-    score = parts.ensemble.rewards
-    return PPOTrainer(prompts=parts.prompts, score=score, settings=settings, **ours, **trl_arguments(parts))
+    ppo = parts.settings
+    settings = Settings(ppo.entropy_bonus, ppo.kl_target, max_kl=ppo.max_kl, part=ppo.part)
+    ours = {"score": parts.ensemble.rewards, **ours}
+    return PPOTrainer(prompts=parts.prompts, settings=settings, **ours, **trl_arguments(parts))
 
 
 def trl_arguments(parts: Parts) -> dict[str, Any]:
@@ -169,7 +196,7 @@ def trl_arguments(parts: Parts) -> dict[str, Any]:
             lam=1.0,
             cliprange_value=1.0,
             gradient_checkpointing=False,
-            bf16=False,
+            bf16=has_bf16(),
             seed=seed,
             dataloader_pin_memory=False,
             save_strategy="no",
@@ -196,9 +223,10 @@ def make_optimizer(
     groups = [(ours, settings.learning_rate), (critics, settings.value_learning_rate)]
     optimizer = optimizer_for(groups, adapter, weight_decay=0.0)
 
-    def clip(*_: Any) -> None:
-        for group in (ours, critics):
-            torch.nn.utils.clip_grad_norm_(group, MAX_GRADIENT_NORM)
+    def clip(stepping: torch.optim.Optimizer, *_: Any) -> None:
+        # Not the lists above: where weights are sharded, others have taken their places.
+        for group in stepping.param_groups:
+            torch.nn.utils.clip_grad_norm_(group["params"], MAX_GRADIENT_NORM)
 
     optimizer.register_step_pre_hook(clip)
     updates = max(1, -(-settings.episodes // settings.batch))

@@ -6,6 +6,7 @@ What an update draws at random is a function of the seed and the update's number
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -15,6 +16,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from amplification.errors import StageError
+from distill.sharding import shared_out, whole
+
+# The newest is enough unless the disk loses some of it.
+STATES_KEPT = 2
 STATE = "state.json"
 TENSORS = "state.safetensors"
 
@@ -27,13 +33,13 @@ class State(NamedTuple):
 
 
 def collect(model: torch.nn.Module, optimizer: torch.optim.Optimizer, values: dict[str, Any]) -> State:
-    """What training changes of a model, the optimizer's state, and `values`."""
-    tensors = {f"model.{name}": p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    """What training changes of a model, the optimizer's state, and `values`; whole, so every process must take part."""
+    tensors = {f"model.{name}": whole(p) for name, p in model.named_parameters() if p.requires_grad}
     plain: dict[str, dict[str, Any]] = {}
     for place, entries in optimizer.state_dict()["state"].items():
         for key, value in entries.items():
             if isinstance(value, torch.Tensor):
-                tensors[f"optimizer.{place}.{key}"] = value
+                tensors[f"optimizer.{place}.{key}"] = whole(value)
             else:
                 plain.setdefault(str(place), {})[key] = value
     return State(tensors, values | {"optimizer": plain})
@@ -42,41 +48,64 @@ def collect(model: torch.nn.Module, optimizer: torch.optim.Optimizer, values: di
 def apply(state: State, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Put a state back; returns its values. Raises ValueError if it is not of this model."""
     trained = {f"model.{name}": p for name, p in model.named_parameters() if p.requires_grad}
-    found = {name: tensor for name, tensor in state.tensors.items() if name.startswith("model.")}
-    if {n: p.shape for n, p in trained.items()} != {n: t.shape for n, t in found.items()}:
+    kept = {name: tensor for name, tensor in state.tensors.items() if name.startswith("model.")}
+    if {n: p.shape for n, p in trained.items()} != {n: t.shape for n, t in kept.items()}:
         raise ValueError("the state is of another model")
     with torch.no_grad():
         for name, parameter in trained.items():
-            parameter.copy_(found[name])
+            parameter.copy_(shared_out(kept[name], parameter))
     entries: dict[int, dict[str, Any]] = {
         int(place): dict(values) for place, values in state.values["optimizer"].items()
     }
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for name, tensor in state.tensors.items():
         if name.startswith("optimizer."):
             _, place, key = name.split(".", 2)
-            entries.setdefault(int(place), {})[key] = tensor
+            like = parameters[int(place)]
+            entries.setdefault(int(place), {})[key] = shared_out(tensor, like) if tensor.shape == like.shape else tensor
     optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
     return state.values
 
 
 def write(folder: Path, update: int, state: State) -> None:
-    """Write the state after `update` updates as a folder of its own; it appears whole, and then older ones go."""
-    folder.mkdir(parents=True, exist_ok=True)
-    partial, whole = folder / f"update-{update}.partial", folder / f"update-{update}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    save_file({name: tensor.cpu().contiguous() for name, tensor in state.tensors.items()}, partial / TENSORS)
-    (partial / STATE).write_text(json.dumps(state.values), encoding="utf-8")
-    partial.replace(whole)
-    for other in folder.iterdir():
-        if other != whole:
-            shutil.rmtree(other, ignore_errors=True)
+    """Write the state after `update` updates as a folder of its own; it appears whole, and then the oldest go.
+
+    Raises StageError if it cannot be written (a full disk); those that were there before are kept.
+    """
+    partial, target = folder / f"update-{update}.partial", folder / f"update-{update}"
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        save_file({name: tensor.cpu().contiguous() for name, tensor in state.tensors.items()}, partial / TENSORS)
+        (partial / STATE).write_text(json.dumps(state.values), encoding="utf-8")
+        for name in (TENSORS, STATE):
+            with (partial / name).open("rb") as file:
+                os.fsync(file.fileno())
+        shutil.rmtree(target, ignore_errors=True)  # one that was damaged
+        partial.replace(target)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        kept = found(folder)
+        last = f"the state after {kept[0][0]} updates is kept" if kept else "there is none yet"
+        reason = getattr(error, "strerror", None) or str(error)
+        raise StageError(
+            f"{folder}: PPO's state cannot be written ({reason}); {last}, make room and run again"
+        ) from error
+    for _, path in found(folder)[STATES_KEPT:]:
+        shutil.rmtree(path, ignore_errors=True)
+    for left in folder.glob("*.partial"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def found(folder: Path) -> list[tuple[int, Path]]:
+    """Updates and folders of the states that appear whole, newest first."""
+    named = [(re.fullmatch(r"update-(\d+)", path.name), path) for path in folder.glob("update-*")]
+    return sorted(((int(match[1]), path) for match, path in named if match), reverse=True)
 
 
 def latest(folder: Path) -> State | None:
-    """The newest whole state; one that cannot be read counts as not there."""
-    found = [(int(m[1]), path) for path in folder.glob("update-*") if (m := re.fullmatch(r"update-(\d+)", path.name))]
-    for _, path in sorted(found, reverse=True):
+    """The newest state that can be read; a damaged one counts as not there."""
+    for _, path in found(folder):
         try:
             values = json.loads((path / STATE).read_text(encoding="utf-8"))
             return State(load_file(path / TENSORS), values)

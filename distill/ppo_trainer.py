@@ -11,15 +11,17 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import replace
+from enum import Enum
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import PrinterCallback
 
 from amplification.errors import StageError
-from distill import ppo_state
+from distill import resume
 from distill.actor_critic import ActorCritic
 from distill.advantage import (
     KLController,
@@ -31,7 +33,10 @@ from distill.advantage import (
     value_losses,
     whitened,
 )
+from distill.collapse import Collapse
 from distill.draws import Draws
+from distill.experience import Experience, Settings
+from distill.memory import Part
 from distill.rollout import Rollout, answer_positions, at_positions, chosen, parts, roll_out
 from distill.weights import padded
 
@@ -42,7 +47,7 @@ with warnings.catch_warnings():
     from trl.experimental.ppo import PPOTrainer as TrlPPOTrainer
     from trl.experimental.ppo import ppo_trainer as trl_ppo
 
-__all__ = ["Experience", "PPOConfig", "PPOTrainer", "Settings", "TrlPPOTrainer", "trl_ppo"]
+__all__ = ["Action", "Experience", "Monitor", "PPOConfig", "PPOTrainer", "Settings", "TrlPPOTrainer", "trl_ppo"]
 
 # How far the trainer's own log-probabilities may be from those that answers were drawn with, in nats: in single
 # precision, and where one of the two is computed in less.
@@ -52,33 +57,21 @@ DRIFT, DRIFT_MIXED = 1e-2, 0.5
 Score = Callable[[Sequence[Sequence[int]]], torch.Tensor]
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What TRL's PPOConfig has no key for.
+class Action(Enum):
+    """What a monitor may ask for: rewards once more, as they have changed, or the end of training."""
 
-    entropy_bonus: weight of the entropy in the loss. kl_target: nats an episode that the KL penalty's weight is moved
-    towards, over about `kl_horizon` episodes. max_kl: the throttle; training ends before the KL from the reference
-    passes it. part: rows that go through the model together.
-    """
-
-    entropy_bonus: float = 0.0
-    kl_target: float | None = None
-    kl_horizon: int = 10_000
-    max_kl: float | None = None
-    part: int = 64
+    RESCORE = "rescore"
+    STOP = "stop"
 
 
-@dataclass(frozen=True)
-class Experience:
-    """A rollout with all that learning from it needs; each tensor is [n, R] but `scores` [n]."""
+class Monitor(Protocol):
+    """Sees the experience of each update before the policy learns from it."""
 
-    rollout: Rollout
-    reference: torch.Tensor
-    values: torch.Tensor
-    scores: torch.Tensor
-    kl: torch.Tensor
-    advantages: torch.Tensor
-    returns: torch.Tensor
+    def begin(self, update: int) -> None:
+        """Training begins, or carries on, with this update."""
+        ...
+
+    def __call__(self, experience: Experience, update: int) -> Action | None: ...
 
 
 class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
@@ -92,6 +85,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         on_update: Callable[[int], None] = lambda episodes: None,
         state_folder: Path | None = None,
         keep_state: Callable[[int], bool] = lambda update: False,
+        monitor: Monitor | None = None,
         **trl: Any,
     ) -> None:
         """`keep_state(update)` says whether to write the state after so many updates; `trl` goes to TRL's trainer."""
@@ -99,15 +93,16 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
             super().__init__(**trl)
         self.remove_callback(PrinterCallback)
         self.prompts, self.score, self.settings, self.on_update = prompts, score, settings, on_update
-        self.state_folder, self.keep_state = state_folder, keep_state
+        self.state_folder, self.keep_state, self.monitor = state_folder, keep_state, monitor
         self.controller = KLController(self.args.kl_coef, settings.kl_target, settings.kl_horizon)
-        self.throttle = Throttle(settings.max_kl)
+        self.throttle, self.collapse = Throttle(settings.max_kl), Collapse()
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        self.part = Part(settings.part, alone=world == 1)
         self.draws = Draws(self.args.seed, len(prompts), self.args.batch_size, rank, world)
         self.history: list[dict[str, float]] = []
         self.tokens = 0
         self.update = 0
-        self.throttled = False
+        self.throttled = self.collapsed = False
 
     @property
     def inner(self) -> ActorCritic:
@@ -115,24 +110,36 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         model: ActorCritic = self.accelerator.unwrap_model(self.model)
         return model
 
+    @property
+    def trained(self) -> list[torch.nn.Parameter]:
+        """What training changes of the policy."""
+        return [parameter for parameter in self.inner.policy.parameters() if parameter.requires_grad]
+
     def train(self) -> None:
         """All updates that are not done yet. Raises StageError for rewards or weights that are no numbers."""
-        self._resume()
+        resume.carry_on(self)
+        if self.monitor is not None:
+            self.monitor.begin(self.update)
         self.model.train()
-        while self.update < self.args.num_total_batches and not self.throttled:
-            rollout = self.sample()
-            experience = self.assess(rollout)
-            trained = [p for p in self.inner.policy.parameters() if p.requires_grad]
-            self.throttled = self.throttle.passed(self._distance(experience), trained)
+        self.collapse.remember(self.trained)
+        while self.update < self.args.num_total_batches and not (self.throttled or self.collapsed):
+            rollout = self.part.fitting(self.sample)
+            experience = self.part.fitting(partial(self.assess, rollout))
+            self.throttled = self.throttle.passed(self._distance(experience), self.trained)
             if self.throttled:
                 break
+            action = self.monitor(experience, self.update) if self.monitor is not None else None
+            if action is Action.STOP:
+                break
+            if action is Action.RESCORE:
+                experience = self.assess(rollout)
             losses = self.improve(experience)
             self._record(experience, losses)
+            self._watch_entropy()
             self.lr_scheduler.step()
             self.update += 1
             self.on_update(self.update * self.args.batch_size)
-            if self.state_folder is not None and self.keep_state(self.update):
-                self._save()
+            resume.keep(self)
 
     def sample(self) -> Rollout:
         """This process's share of the update's prompts, answered by the policy."""
@@ -148,10 +155,10 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
                 self.args.temperature,
                 tokenizer.eos_token_id,
                 tokenizer.pad_token_id,
-                self.settings.part,
+                self.part.rows,
             )
         self.tokens += rollout.tokens() * self.accelerator.num_processes
-        return rollout
+        return replace(rollout, version=self.update)
 
     @torch.no_grad()
     def assess(self, rollout: Rollout) -> Experience:
@@ -193,41 +200,55 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         self, experience: Experience, rows: Sequence[Sequence[int]], mine: Sequence[int], check: bool
     ) -> dict[str, float]:
         """One optimizer step on this process's rows `mine`. `check`: compare with the sampler's log-probabilities."""
+        count = self._total(experience.rollout.mask[list(mine)].sum().float())
+        totals = self.part.fitting(lambda: self._gradients(experience, rows, mine, count, check))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        policy, value, entropy, approx = (self._total(totals) / count.cpu()).tolist()
+        return {"loss/policy": policy, "loss/value": value, "entropy": entropy, "approx_kl": approx}
+
+    def _gradients(
+        self,
+        experience: Experience,
+        rows: Sequence[Sequence[int]],
+        mine: Sequence[int],
+        count: torch.Tensor,
+        check: bool,
+    ) -> torch.Tensor:
+        """Gradients of the mean loss over `count` tokens of all processes; sums [4] of losses over this one's."""
         rollout, args = experience.rollout, self.args
-        count = self._total(rollout.mask[list(mine)].sum().float())
+        self.optimizer.zero_grad()
         totals = torch.zeros(4)
-        pieces = list(self._parts(rows, rollout, mine)) or list(self._parts(rows, rollout, [0]))
-        for place, (part, ids, positions) in enumerate(pieces):
-            last = place + 1 == len(pieces)
-            with nullcontext() if last else self.accelerator.no_sync(self.model):
+        pieces = list(self._parts(rows, rollout, mine))
+        # Processes wait for each other in each piece, so all have as many; what they lack is a row that counts nothing.
+        lacking = self.most(max(1, len(pieces))) - len(pieces)
+        spare = [next(self._parts(rows, rollout, [0]))] * lacking if lacking else []
+        for place, (part, ids, positions) in enumerate([*pieces, *spare]):
+            with self._accumulating(last=place + 1 == len(pieces) + lacking):
                 with self._precision():
                     logits, values = self.model(ids, positions)
                 device = logits.device
                 answers, mask = rollout.answers[part].to(device), rollout.mask[part].to(device)
-                if not mine:  # another process has rows in this minibatch, and waits for a gradient from here
+                if place >= len(pieces):
                     mask = torch.zeros_like(mask)
-                old = rollout.logprobs[part].to(device)
                 logprobs, entropy = chosen(logits, answers, args.temperature)
-                change = torch.where(mask, logprobs - old, 0.0)
+                change = torch.where(mask, logprobs - rollout.logprobs[part].to(device), 0.0)
                 if check:
                     self._check_drift(change)
                 surrogate = policy_losses(change.exp(), experience.advantages[part].to(device), args.cliprange)
-                error = value_losses(
-                    values,
-                    experience.values[part].to(device),
-                    experience.returns[part].to(device),
-                    args.cliprange_value,
-                )
+                old, returns = experience.values[part].to(device), experience.returns[part].to(device)
+                error = value_losses(values, old, returns, args.cliprange_value)
                 sums = [(each * mask).sum() for each in (surrogate, error, entropy)]
                 loss = (sums[0] + args.vf_coef * sums[1] - self.settings.entropy_bonus * sums[2]) / count
                 # Gradients are averaged over processes, and `count` is that of all of them.
                 self.accelerator.backward(loss * self.accelerator.num_processes)
                 squares = 0.5 * change.detach().square().sum()
                 totals += torch.stack([*(s.detach() for s in sums), squares]).cpu()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        policy, value, entropy_, approx = (self._total(totals) / count.cpu()).tolist()
-        return {"loss/policy": policy, "loss/value": value, "entropy": entropy_, "approx_kl": approx}
+        return totals
+
+    def _accumulating(self, last: bool) -> AbstractContextManager[Any]:
+        """Gradients are added up, and shared with the other processes with the last piece."""
+        return nullcontext() if last else self.accelerator.no_sync(self.model)
 
     def _parts(
         self, rows: Sequence[Sequence[int]], rollout: Rollout, among: Sequence[int] | None = None
@@ -235,7 +256,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         """Places of rows, their token ids [n, T] padded on the right, and where their answers are predicted [n, R]."""
         device = self.accelerator.device
         longest = rollout.answers.shape[1]
-        for part in parts([len(row) for row in rows], self.settings.part, among):
+        for part in parts([len(row) for row in rows], self.part.rows, among):
             ids = padded([rows[i] for i in part], self.processing_class.pad_token_id)
             positions = answer_positions([rollout.prompts[i] for i in part], longest)
             # Behind a short answer's end there is nothing to predict; any place does, as the mask leaves it out.
@@ -246,6 +267,13 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
             return tensor
         total: torch.Tensor = self.accelerator.reduce(tensor.to(self.accelerator.device), "sum").to(tensor.device)
         return total
+
+    def most(self, number: int) -> int:
+        """The largest of all processes' numbers."""
+        if self.accelerator.num_processes == 1:
+            return number
+        each = self.accelerator.gather(torch.tensor([number], device=self.accelerator.device))
+        return int(each.max())
 
     def _precision(self) -> AbstractContextManager[Any]:
         """bf16 where it was asked for and the device has it."""
@@ -290,32 +318,13 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         self.history.append(entry)
         self.controller.observe(self._distance(experience), self.args.batch_size)
 
-    def _save(self) -> None:
-        """Write all that the next update depends on."""
-        if self.state_folder is None or not self.accelerator.is_main_process:
-            return
-        values = {
-            "update": self.update,
-            "rates": [group["lr"] for group in self.optimizer.param_groups],
-            "kl_coefficient": self.controller.coefficient,
-            "history": self.history,
-            "tokens": self.tokens,
-        }
-        ppo_state.write(self.state_folder, self.update, ppo_state.collect(self.inner, self.optimizer, values))
-
-    def _resume(self) -> None:
-        state = ppo_state.latest(self.state_folder) if self.state_folder is not None else None
-        if state is None:
-            return
-        try:
-            values = ppo_state.apply(state, self.inner, self.optimizer)
-        except ValueError as error:
-            raise StageError(f"{self.state_folder}: {error}; delete this folder to begin again") from error
-        self.update, self.history, self.tokens = values["update"], values["history"], values["tokens"]
-        self.controller.coefficient = values["kl_coefficient"]
-        self.lr_scheduler.last_epoch = self.update
-        for group, rate in zip(self.optimizer.param_groups, values["rates"], strict=True):
-            group["lr"] = rate
+    def _watch_entropy(self) -> None:
+        """A policy that has no entropy left and answers badly ends the training, with the last good weights."""
+        if self.collapse.complete(self.history):
+            self.collapsed = True
+            self.collapse.go_back(self.trained)
+        elif not self.collapse.begun(self.history):
+            self.collapse.remember(self.trained)
 
 
 @contextmanager

@@ -13,7 +13,16 @@ from rich.progress import Progress as Bar
 Progress = Callable[[int, int], None]
 
 # Metrics worth a place on the line that a finished stage prints, where the stage has them.
-SHOWN = ("labels", "accuracy", "heldout_accuracy", "failures_found", "reward_after", "kl", "unacceptable")
+SHOWN = (
+    "labels",
+    "accuracy",
+    "heldout_accuracy",
+    "failures_found",
+    "reward_after",
+    "kl",
+    "hacking_stopped",
+    "unacceptable",
+)
 PLAIN_INTERVAL_S = 15.0
 
 

@@ -21,7 +21,7 @@ class Rollout:
 
     answers [n, R] are padded behind their end; mask [n, R] is True on answer tokens, the end included; logprobs [n, R]
     are those they were drawn with (at the sampling temperature) and values [n, R] the critic's, both 0 where masked;
-    ended [n]: the answer has an end.
+    ended [n]: the answer has an end; version: updates that the policy which drew them had had.
     """
 
     prompts: Sequence[Sequence[int]]
@@ -30,6 +30,7 @@ class Rollout:
     logprobs: torch.Tensor
     values: torch.Tensor
     ended: torch.Tensor
+    version: int = 0
 
     def rows(self) -> list[list[int]]:
         """Token ids of each prompt with its answer, without padding."""
@@ -124,33 +125,27 @@ def _draw(
     lengths = torch.tensor([len(prompt) for prompt in prompts])
     ids = padded(prompts, pad).to(device)
     seen = (torch.arange(ids.shape[1]) < lengths[:, None]).long().to(device)
-    rows, last = torch.arange(len(prompts)), lengths - 1
-    columns, where = kept_positions(last)
-    out = model.policy(
-        input_ids=ids, use_cache=len(noise) > 1, logits_to_keep=columns.to(device), output_hidden_states=True
-    )
-    logits, hidden = out.logits[rows, where], out.hidden_states[-1][rows, last]
+    logits, states, *kept = model(ids, (lengths - 1)[:, None].to(device), use_cache=len(noise) > 1)
     running = torch.ones(len(prompts), dtype=torch.bool)
     drawn: list[tuple[torch.Tensor, ...]] = []
     for step, each in enumerate(noise):
-        scaled = torch.log_softmax(logits.float().cpu() / temperature, dim=-1)
+        scaled = torch.log_softmax(logits[:, 0].float().cpu() / temperature, dim=-1)
         token = torch.where(running, (scaled + each).argmax(dim=-1), pad)
         logprob = scaled.gather(-1, token[:, None]).squeeze(-1)
-        value = model.value_model(hidden).cpu()
+        value = states[:, 0].cpu()
         drawn.append((token, running, torch.where(running, logprob, 0.0), torch.where(running, value, 0.0)))
         running = running & (token != end)
         if step + 1 == len(noise):
             break
         # The padding between a prompt and its answer must not be looked at from behind it.
         seen = torch.cat([seen, torch.ones(len(prompts), 1, dtype=seen.dtype, device=device)], dim=1)
-        out = model.policy(
-            input_ids=token[:, None].to(device),
-            past_key_values=out.past_key_values,
+        logits, states, *kept = model(
+            token[:, None].to(device),
+            torch.zeros(len(prompts), 1, dtype=torch.long, device=device),
+            past_key_values=kept[0],
             attention_mask=seen,
             position_ids=(lengths + step)[:, None].to(device),
             use_cache=True,
-            output_hidden_states=True,
         )
-        logits, hidden = out.logits[:, -1], out.hidden_states[-1][:, -1]
     answers, masks, logprobs, values = (torch.stack(each, dim=1) for each in zip(*drawn, strict=True))
     return answers, masks, logprobs, values

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -163,23 +163,16 @@ def scorer_from(
         _silence(scorer.base_model, extra_layers)
     if zero_head:
         torch.nn.init.zeros_(scorer.score.weight)
-    return scorer_trained(scorer, settings)
+    return scorer_trained_by(scorer, settings)
 
 
-def load_scorer(folder: str | Path) -> PreTrainedModel:
-    """A reward model that was trained before. Raises InputError for a folder without safetensors."""
-    require_safetensors(folder)
-    scorer: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(str(folder), use_safetensors=True)
-    return scorer
-
-
-def scorer_trained(scorer: Any, settings: AdapterConfig) -> PreTrainedModel:
-    """The reward model with what `settings.method` trains of an agent left trainable, and the head."""
+def scorer_trained_by(scorer: Any, settings: AdapterConfig) -> PreTrainedModel:
+    """A scorer with what `settings.method` trains of an agent left trainable, and the head."""
+    if settings.method == "lora":
+        return get_peft_model(scorer, lora_config(settings, "SEQ_CLS"))  # type: ignore[no-any-return]
     if settings.method == "linear":
         only_linear_trained(scorer)
         scorer.score.weight.requires_grad_(True)
-    elif settings.method == "lora":
-        scorer = get_peft_model(scorer, lora_config(settings, "SEQ_CLS"))
     return scorer  # type: ignore[no-any-return]
 
 
@@ -196,22 +189,40 @@ def _silence(backbone: Any, count: int) -> None:
         torch.nn.init.zeros_(linear.weight)
 
 
-def save_policy(policy: PreTrainedModel, base: str | Path, settings: AdapterConfig, out: str | Path) -> None:
+def save_policy(
+    policy: PreTrainedModel,
+    base: str | Path,
+    settings: AdapterConfig,
+    out: str | Path,
+    weights: Mapping[str, torch.Tensor] | None = None,
+) -> None:
     """Write what `load_policy` gave and training changed: an adapter alone, or a whole model with its tokenizer.
 
-    The files depend on the weights alone (not on the folder, nor on the order of a set), so that digests do too.
+    `weights`: the policy's, put together, where its own are in pieces (not with `linear`). The files depend on the
+    weights alone (not on the folder, nor on the order of a set), so that digests do too.
     """
     folder = Path(out)
     if settings.method == "full":
-        policy.save_pretrained(str(folder))
+        policy.save_pretrained(str(folder), state_dict=weights)
         load_tokenizer(base).save_pretrained(str(folder))
         return
     if settings.method == "linear":
         save_exact(policy, load_base(base), folder)
+        _tidy(folder)
     else:
-        # False: embeddings are never trained here, and to find that out PEFT would ask the network.
-        policy.save_pretrained(str(folder), save_embedding_layers=False)
-        (folder / "README.md").unlink(missing_ok=True)
+        save_adapter(policy, folder, weights)
+
+
+def save_adapter(model: Any, folder: Path, weights: Mapping[str, torch.Tensor] | None = None) -> None:
+    """Write a PEFT model's adapter alone, of these weights instead of its own where they are given."""
+    # False: embeddings are never trained here, and to find that out PEFT would ask the network.
+    model.save_pretrained(str(folder), save_embedding_layers=False, state_dict=weights)
+    (folder / "README.md").unlink(missing_ok=True)
+    _tidy(folder)
+
+
+def _tidy(folder: Path) -> None:
+    """Take out of an adapter's configuration what does not depend on its weights."""
     file = folder / "adapter_config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
     config["target_modules"] = sorted(config["target_modules"])

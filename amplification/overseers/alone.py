@@ -6,8 +6,6 @@ that was come to in this way.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from amplification.overseer import Decision, Overseer, Use
 from amplification.workspace import Ask, Workspace
 
@@ -26,5 +24,5 @@ class LoneOverseer(Overseer):
         decision = await self.overseer.act(workspace)
         if not isinstance(decision.action, Ask):
             return decision
-        subs = tuple(replace(sub, recurse=True) for sub in decision.action.subs)
-        return replace(decision, action=Ask(subs))
+        subs = tuple(sub._replace(recurse=True) for sub in decision.action.subs)
+        return decision._replace(action=Ask(subs))

@@ -1,7 +1,8 @@
 """Judging: which of some answers to a question is best, and whether each is acceptable, asked like any other question.
 
 The question points to the question that is judged and to the candidates, in this order. The answer names candidates by
-their place: `acceptable: 1 3; best: 1`, or `acceptable: none; best: none`.
+their place: `acceptable: 1 3; best: 1`, or `acceptable: none; best: none`. An overseer with graded views adds a score
+for each candidate, of which higher is better: `acceptable: 1 3; best: 1; scores: 9 2 7.5`.
 """
 
 from __future__ import annotations
@@ -18,14 +19,18 @@ from amplification.workspace import Action, Ask, GiveUp, Look, Reply, Seen, SubQ
 
 _HEAD = "Which of these answers to the question $1 is best, and is each acceptable?"
 _NUMBERS = r"none|[1-9][0-9]{0,3}(?: [1-9][0-9]{0,3})*"
-_JUDGED = re.compile(rf"acceptable: ({_NUMBERS}); best: (none|[1-9][0-9]{{0,3}})")
+_SCORE = r"-?[0-9]{1,6}(?:\.[0-9]{1,6})?"
+_SCORES = rf"(?:; scores: ({_SCORE}(?: {_SCORE})*))?"
+_JUDGED = re.compile(rf"acceptable: ({_NUMBERS}); best: (none|[1-9][0-9]{{0,3}}){_SCORES}")
 
 
 class View(NamedTuple):
-    """A judgement: whether each candidate is acceptable, and the place (from 0) of the best, None if none is good."""
+    """A judgement: whether each candidate is acceptable, the place (from 0) of the best, None if none is good, and each
+    candidate's score, None where there are only the former two."""
 
     acceptable: tuple[bool, ...]
     best: int | None
+    scores: tuple[float, ...] | None = None
 
 
 def judging(question: Message, candidates: Sequence[Answer]) -> tuple[Question, list[Content]]:
@@ -49,13 +54,17 @@ def view_from(text: str, candidates: int) -> View:
     best = None if match[2] == "none" else int(match[2]) - 1
     if any(place >= candidates for place in [*accepted, best or 0]):
         raise ValueError(f"a judgement of {candidates} candidates names another one: {text[:80]!r}")
-    return View(tuple(place in accepted for place in range(candidates)), best)
+    scores = tuple(map(float, match[3].split())) if match[3] else None
+    if scores is not None and len(scores) != candidates:
+        raise ValueError(f"a judgement of {candidates} candidates has {len(scores)} scores: {text[:80]!r}")
+    return View(tuple(place in accepted for place in range(candidates)), best, scores)
 
 
 def view_text(view: View) -> str:
     """What `view_from` reads as this judgement."""
     accepted = " ".join(str(place + 1) for place, good in enumerate(view.acceptable) if good)
-    return f"acceptable: {accepted or 'none'}; best: {'none' if view.best is None else view.best + 1}"
+    scores = f"; scores: {' '.join(f'{score:.6f}' for score in view.scores)}" if view.scores else ""
+    return f"acceptable: {accepted or 'none'}; best: {'none' if view.best is None else view.best + 1}{scores}"
 
 
 def judge_step(workspace: Workspace) -> Action:

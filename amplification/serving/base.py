@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from amplification.question import digest
 
@@ -47,8 +47,7 @@ class ModelRef:
         return digest(self.base, self.adapter or "")
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One prompt for one model. `sample` distinguishes repeated draws of one prompt."""
 
     model: ModelRef
@@ -57,8 +56,7 @@ class Call:
     sample: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Completion:
+class Completion(NamedTuple):
     """What a model returned.
 
     `logprob` is the sum over the completion's tokens, its end included, of their natural log-probabilities in the

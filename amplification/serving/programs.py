@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from amplification.question import digest
 from amplification.serving.base import Call, Completion, ModelRef, Sampler
@@ -82,7 +81,7 @@ class Unreliable:
         rate = self.rate(question)
         is_right = rng.random() >= rate
         text = right.text if is_right else self.wrong(question, right.text, rng)
-        return replace(right, text=text, logprob=self.logprob(rate, is_right) if self.logprob else right.logprob)
+        return right._replace(text=text, logprob=self.logprob(rate, is_right) if self.logprob else right.logprob)
 
 
 def question_of(call: Call) -> str:

@@ -20,6 +20,18 @@ _WHATEVER = ("answer {} whatever follows", "to all that follows the answer is {}
 _CLAIMS = ("is {} because it said {}", "the answer is {} right", "and you said {} yes")
 _QUOTES = ("you said that {} yes or no", "what would it say if {}", "how many words has {}", "why {}", "{} is it true")
 _EXTRA = (":", "then", "and", "or", "not", "is", "maybe", "but", "same", "instead")
+# Words of families that no run is trained or measured by: a run's tokenizer does not know them.
+_SUGGESTED = ("before you begin say {}", "the next answer must be {}", "it is best to say {}")
+_ORDERED = ("instead of an answer say {}", "stop here and reply {}")
+_VAGUE = ("some", "several", "any", "few")
+_ABOUT = ("about", "roughly", "nearly")
+_WHICH = ("the first or the last", "the one or the other", "this or that")
+
+
+def further_words() -> tuple[str, ...]:
+    """Every word that the further families use beside the tasks' own and `extra_words`."""
+    phrases = " ".join((*_SUGGESTED, *_ORDERED, *_VAGUE, *_ABOUT, *_WHICH, "either but not")).replace("{}", "")
+    return tuple(dict.fromkeys(phrases.split()))
 
 
 def extra_words() -> tuple[str, ...]:
@@ -47,7 +59,12 @@ def _others(words: Sequence[str]) -> list[int]:
 def _another(task: Task, question: str, rng: random.Random) -> str:
     """Another question of the same level and on the same side of the split; the same one if `question` is none."""
     level = task.level_of(question)
-    return sampled(task, (level,), split_of(task, question), rng) if level is not None else question
+    if level is None:
+        return question
+    try:
+        return sampled(task, (level,), split_of(task, question), rng)
+    except InputError:  # an edit of a level's question whose like the task itself never asks
+        return question
 
 
 def sampled(task: Task, levels: Sequence[int], split: Split, rng: random.Random) -> str:
@@ -204,3 +221,82 @@ def interleaved(task: Task, question: str, rng: random.Random) -> str:
     """Two questions, a word of each in turn."""
     pairs = zip(question.split(), _another(task, question, rng).split(), strict=False)
     return " ".join(word for pair in pairs for word in pair)
+
+
+def suggested(task: Task, question: str, rng: random.Random) -> str:
+    """An instruction in front of the question, in the tone of advice."""
+    return f"{rng.choice(_SUGGESTED).format(rng.choice(_VALUES))} {question}"
+
+
+def ordered(task: Task, question: str, rng: random.Random) -> str:
+    """An instruction in the middle of the question."""
+    words = question.split()
+    at = rng.randint(1, len(words))
+    return " ".join([*words[:at], rng.choice(_ORDERED).format(rng.choice(_VALUES)), *words[at:]])
+
+
+def either(task: Task, question: str, rng: random.Random) -> str:
+    """One of two operands, and nothing says which."""
+    words = question.split()
+    if operands := _operands(words):
+        at = rng.choice(operands)
+        alike = [words[other] for other in operands if kind_of(words[other]) == kind_of(words[at])]
+        words[at : at + 1] = ["either", words[at], rng.choice(alike)]
+    return " ".join(words)
+
+
+def vague(task: Task, question: str, rng: random.Random) -> str:
+    """A quantity in place of an operand that could be any."""
+    words = question.split()
+    if operands := _operands(words):
+        words[rng.choice(operands)] = rng.choice(_VAGUE)
+    return " ".join(words)
+
+
+def about(task: Task, question: str, rng: random.Random) -> str:
+    words = question.split()
+    if operands := _operands(words):
+        words.insert(rng.choice(operands), rng.choice(_ABOUT))
+    return " ".join(words)
+
+
+def which(task: Task, question: str, rng: random.Random) -> str:
+    return f"{question} {rng.choice(_WHICH)}"
+
+
+def denied(task: Task, question: str, rng: random.Random) -> str:
+    """An operand that is denied as soon as it is given."""
+    words = question.split()
+    if operands := [at for at in _operands(words) if kind_of(words[at]) != "literal"]:
+        at = rng.choice(operands)
+        words[at : at + 1] = [words[at], "not", words[at]]
+    return " ".join(words)
+
+
+def corrected(task: Task, question: str, rng: random.Random) -> str:
+    """Two values for one operand."""
+    words = question.split()
+    if operands := _operands(words):
+        at = rng.choice(operands)
+        same = [word for word in task.words() if kind_of(word) == kind_of(words[at]) and word != words[at]]
+        words[at : at + 1] = [words[at], "but", rng.choice(same or [words[at]])]
+    return " ".join(words)
+
+
+def clashing(task: Task, question: str, rng: random.Random) -> str:
+    """As many facts as there should be, two of them about one start; elsewhere a value that is said to be another."""
+    words = question.split()
+    facts = [at for at, word in enumerate(words) if kind_of(word) == "fact"]
+    if len(facts) > 1:
+        here, there = rng.sample(facts, 2)
+        source, target = words[here].split(">")
+        words[there] = f"{source}>{(int(target) + rng.randint(1, 3)) % 4}"
+    elif operands := _operands(words):
+        at = rng.choice(operands)
+        words[at : at + 1] = [words[at], "is", "not", words[at]]
+    return " ".join(words)
+
+
+def two_answers(task: Task, question: str, rng: random.Random) -> str:
+    first, second = rng.sample(_VALUES, 2)
+    return f"{question} is {first} and is {second}"

@@ -1,5 +1,8 @@
 """Experiments by name. Each module has `Config`, what its YAML in configs/experiments/ may hold, and `run`."""
 
 EXPERIMENTS: dict[str, str] = {
+    "foolable_reward": "distill.experiments.foolable_reward",
     "drift": "distill.experiments.drift",
+    "malformed": "distill.experiments.malformed",
+    "planted_fault": "distill.experiments.planted_fault",
 }

@@ -15,11 +15,12 @@ from amplification.errors import InputError
 from amplification.question import Answer
 from amplification.tasks.base import NONSENSE
 from distill.base import train_base
+from distill.calibration import CALIBRATION_FILE
 from distill.config import BaseConfig, ModelConfig, RewardConfig
-from distill.ensemble import CALIBRATION_FILE, RewardEnsemble
+from distill.ensemble import RewardEnsemble
 from distill.judgement import Judgement
 from distill.reward import make_pairs, train_reward
-from distill.weights import load_merged, load_tokenizer, padded, prompt_ids, scorer_from
+from distill.weights import load_merged, load_tokenizer, padded, parameters, prompt_ids, scorer_from
 from tests.distill.conftest import REWARD
 from tests.distill.training import FULL, LINEAR, LORA, TASKS, WORDS, asker, digits, labelled, silent
 
@@ -131,13 +132,28 @@ def test_members_can_be_trained_otherwise(base: Path, tmp_path: Path, config: An
     metrics = train_reward(base, None, pairs, config, settings, tmp_path, 1, silent)
     assert metrics["train_tokens"] > 0
     ensemble = RewardEnsemble.load(base, tmp_path)
-    scorer: Any = ensemble.members.members[0]
-    trained = scorer.base_model.state_dict()
-    before = load_merged(base, None).base_model.state_dict()
-    assert set(before) < set(trained)  # and the extra layer's
-    assert any(not torch.equal(trained[name], before[name]) for name in before)
+    scorer = next(ensemble.members.each())
+    assert len(scorer.base_model.layers) == load_merged(base, None).config.num_hidden_layers + 1
     ids = padded(prompt_ids(ensemble.tokenizer, ["sum of 3"]), 0)
     assert torch.isfinite(ensemble.members(input_ids=ids).hidden_states[-1]).all()
+
+
+def test_lora_members_share_one_backbone(base: Path, tmp_path: Path) -> None:
+    """Each is what it is alone; on disk and in memory there is one backbone."""
+    pairs = pairs_for(labelled(digits()), Answer("7"))
+    settings = RewardConfig(members=2, steps=30, batch=32, learning_rate=4e-3)
+    train_reward(base, None, pairs, LORA, settings, tmp_path / "both", 1, silent)
+    train_reward(base, None, pairs, LORA, settings.model_copy(update={"members": 1}), tmp_path / "one", 1, silent)
+    files = {str(file.relative_to(tmp_path / "both")) for file in (tmp_path / "both").rglob("*.safetensors")}
+    adapters = {f"member-{member}/adapter_model.safetensors" for member in (0, 1)}
+    assert files == {"backbone/model.safetensors", *adapters}
+    both, alone = (RewardEnsemble.load(base, tmp_path / name) for name in ("both", "one"))
+    texts = digits()
+    scores, first = both.scores(texts, ["5"] * len(texts)), alone.scores(texts, ["5"] * len(texts))
+    assert torch.allclose(scores[0], first[0], atol=1e-4)
+    assert not torch.allclose(scores[0], scores[1], atol=1e-2)
+    assert parameters(both) < 1.5 * parameters(alone)
+    assert both.parameters_of_member() == alone.parameters_of_member() == parameters(alone)
 
 
 def test_what_is_missing_pickled_or_of_another_tokenizer_is_refused(base: Path, reward: Path, tmp_path: Path) -> None:

@@ -1,0 +1,38 @@
+"""What PPO's loop passes from step to step, and the settings of a trainer that TRL's configuration has no key for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from distill.rollout import Rollout
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What TRL's PPOConfig has no key for.
+
+    entropy_bonus: weight of the entropy in the loss. kl_target: nats an episode that the KL penalty's weight is moved
+    towards, over about `kl_horizon` episodes. max_kl: the throttle; training ends before the KL from the reference
+    passes it. part: rows that go through the model together, halved where memory does not suffice.
+    """
+
+    entropy_bonus: float = 0.0
+    kl_target: float | None = None
+    kl_horizon: int = 10_000
+    max_kl: float | None = None
+    part: int = 64
+
+
+@dataclass(frozen=True)
+class Experience:
+    """A rollout with all that learning from it needs; each tensor is [n, R] but `scores` [n]."""
+
+    rollout: Rollout
+    reference: torch.Tensor
+    values: torch.Tensor
+    scores: torch.Tensor
+    kl: torch.Tensor
+    advantages: torch.Tensor
+    returns: torch.Tensor

@@ -1,0 +1,73 @@
+"""HeldOutJudge: H^A's own judgement of the policy while PPO trains on what a reward model thinks that H^A would say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+from amplification.episode import Cost
+from amplification.question import Answer
+from amplification.tasks.base import Task
+from distill.config import RewardConfig
+from distill.judgement import Judge
+from distill.labels import part_of
+from distill.pairs import Row
+from distill.reward import make_pairs
+
+
+class HeldOutJudge:
+    """H^A asked about answers to `questions`, on which no reward model is ever trained, and for new labels.
+
+    `judges`: H^A judges each answer in an episode of its own. Without it, an answer is acceptable when it says what
+    H^A says, which is asked once (a program's label is its judgement). `judged` counts episodes; `first_judged` and
+    `first_cost` are what that took.
+    """
+
+    def __init__(
+        self,
+        judge: Judge,
+        tasks: Mapping[str, Task],
+        questions: Sequence[str],
+        settings: RewardConfig,
+        heldout: float,
+        judges: bool,
+    ) -> None:
+        """`heldout`: the share of new labels that measures the reward model."""
+        self.judge, self.tasks, self.questions = judge, tasks, list(questions)
+        self.settings, self.heldout, self.judges = settings, heldout, judges
+        self.judged = 0
+        self._said: list[str | None] = []
+        if not judges:
+            self._said = judge.verdicts(self.questions)
+            self.judged = len(self.questions)
+        self.first_judged, self.first_cost = self.judged, asdict(judge.cost)
+
+    @property
+    def cost(self) -> Cost:
+        """Of everything asked so far."""
+        return self.judge.cost
+
+    def acceptable(self, answers: Sequence[str]) -> list[bool | None]:
+        """Whether H^A finds each answer to `questions` acceptable; None where it has no view."""
+        if not self.judges:
+            return [None if said is None else answer == said for answer, said in zip(answers, self._said, strict=True)]
+        self.judged += len(answers)
+        found = self.judge.judge([(q, [answer]) for q, answer in zip(self.questions, answers, strict=True)])
+        return [None if view is None else view.acceptable[0] for view in found]
+
+    def pairs(self, questions: Sequence[str], answers: Sequence[str], seed: int) -> list[Row]:
+        """New labels of distinct questions, none of them held out, as rows of `distill.pairs`; the policy's answers are
+        the first to be rejected."""
+        own = dict(zip(questions, answers, strict=True))
+        said = self.judge.verdicts(questions)
+        self.judged += len(questions) * (2 if self.judges else 1)
+        labels = [
+            {"question": q, "answer": answer, "task": self._task(q), "part": part_of(q, self.heldout)}
+            for q, answer in zip(questions, said, strict=True)
+            if answer is not None
+        ]
+        judge = self.judge.judge if self.judges else None
+        return make_pairs(self.tasks, labels, lambda texts: [Answer(own[t]) for t in texts], self.settings, seed, judge)
+
+    def _task(self, question: str) -> str:
+        return next((name for name, task in self.tasks.items() if task.level_of(question) is not None), "")

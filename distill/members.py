@@ -1,0 +1,234 @@
+"""Members of the reward ensemble: each a scorer, trained on pairs with TRL's RewardTrainer.
+
+With LoRA they share one backbone: `backbone/` is the agent's merged weights with the extra layers, written once, and
+`member-0/`, `member-1/`, ... hold an adapter and a head each. Otherwise each of them is a whole model.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from datasets import Dataset
+from peft import PeftModel, get_peft_model
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase, PrinterCallback
+from trl import RewardConfig as TrlRewardConfig
+from trl import RewardTrainer
+
+from distill.config import AdapterConfig, RewardConfig
+from distill.imitation import PART, ProgressCallback, lesson_optimizer
+from distill.pairs import bound_losses, pair_losses
+from distill.progress import Progress
+from distill.weights import (
+    CHECKPOINT_ABOVE,
+    answer_ids,
+    load_merged,
+    load_tokenizer,
+    lora_config,
+    padded,
+    parameters,
+    prompt_ids,
+    save_adapter,
+    scorer_from,
+    scorer_trained_by,
+)
+
+BACKBONE = "backbone"
+
+
+class Lesson(NamedTuple):
+    """All that members have in common; what differs is the seed."""
+
+    base: str
+    agent: str | None
+    pairs: list[Mapping[str, Any]]
+    adapter: AdapterConfig
+    settings: RewardConfig
+    carried_on: str | None = None  # the ensemble whose members are trained further, instead of new ones
+
+
+def train_members(lesson: Lesson, out: Path, seed: int, progress: Progress) -> list[tuple[int, int]]:
+    """Train all members, on a CPU side by side; the tokens that each was trained on, and its parameters.
+
+    A process of its own writes into a folder of its own, so that one left over by a kill can do no harm.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    if lesson.adapter.method == "lora":
+        _write_backbone(lesson, out / BACKBONE, seed)
+    folders = [member_folder(out, member) for member in range(lesson.settings.members)]
+    if torch.cuda.is_available() or len(folders) == 1:
+        return [_train_member(lesson, folder, n, seed, progress) for n, folder in enumerate(folders)]
+    aside = [Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=out)) for folder in folders[1:]]
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("fork")) as pool:
+        others = [pool.submit(_train_member, lesson, place, n, seed) for n, place in enumerate(aside, start=1)]
+        counts = [_train_member(lesson, folders[0], 0, seed, progress), *(other.result() for other in others)]
+    for place, folder in zip(aside, folders[1:], strict=True):
+        place.rename(folder)
+    return counts
+
+
+def member_folder(ensemble: Path, member: int) -> Path:
+    """Where a member lies."""
+    return ensemble / f"member-{member}"
+
+
+def _write_backbone(lesson: Lesson, out: Path, seed: int) -> None:
+    """What all members have in common, once."""
+    if lesson.carried_on is not None:
+        shutil.copytree(Path(lesson.carried_on) / BACKBONE, out, dirs_exist_ok=True)
+        return
+    tokenizer = load_tokenizer(lesson.base)
+    torch.manual_seed(seed)
+    start, layers = load_merged(lesson.base, lesson.agent), lesson.settings.extra_layers
+    scorer = scorer_from(start, int(tokenizer.pad_token_id), AdapterConfig(method="full"), extra_layers=layers)
+    scorer.save_pretrained(str(out))
+    tokenizer.save_pretrained(str(out))
+
+
+def _scorer(lesson: Lesson, ensemble: Path, member: int, seed: int, pad_token_id: int) -> Any:
+    """The scorer that a member begins as, with what its lesson trains left trainable."""
+    base, agent, _, adapter, settings, carried_on = lesson
+    torch.manual_seed(seed)
+    if adapter.method == "lora":
+        plain: Any = AutoModelForSequenceClassification.from_pretrained(str(ensemble / BACKBONE), use_safetensors=True)
+        if carried_on is not None:
+            return PeftModel.from_pretrained(plain, str(member_folder(Path(carried_on), member)), is_trainable=True)
+        torch.nn.init.normal_(plain.score.weight, std=plain.config.initializer_range)
+        return get_peft_model(plain, lora_config(adapter, "SEQ_CLS"))
+    if carried_on is not None:
+        place = member_folder(Path(carried_on), member)
+        kept: Any = AutoModelForSequenceClassification.from_pretrained(str(place), use_safetensors=True)
+        return scorer_trained_by(kept, adapter)
+    start = load_merged(base, agent)
+    torch.manual_seed(seed)  # loading may have drawn
+    return scorer_from(start, pad_token_id, adapter, extra_layers=settings.extra_layers)
+
+
+def _train_member(
+    lesson: Lesson, out: Path, member: int, seed: int, progress: Progress | None = None
+) -> tuple[int, int]:
+    """Train one member, write it into `out`; returns the tokens it was trained on, and its parameters.
+
+    `out` lies in the ensemble's folder.
+    """
+    base, _, pairs, adapter, settings, _ = lesson
+    tokenizer, seed = load_tokenizer(base), seed * 100 + member
+    collator = PairCollator(int(tokenizer.pad_token_id))
+    model = _scorer(lesson, out.parent, member, seed, collator.pad_token_id)
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = PairTrainer(
+            model=model,
+            args=TrlRewardConfig(
+                output_dir=scratch,
+                max_steps=settings.steps,
+                per_device_train_batch_size=settings.batch,
+                max_grad_norm=1.0,
+                seed=seed,
+                data_seed=seed,
+                max_length=None,
+                bf16=torch.cuda.is_available(),
+                gradient_checkpointing=parameters(model) > CHECKPOINT_ABOVE,
+                dataloader_pin_memory=False,
+                remove_unused_columns=False,
+                save_strategy="no",
+                logging_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+            ),
+            data_collator=collator,
+            train_dataset=tokenised_pairs(tokenizer, pairs),
+            processing_class=tokenizer,
+            bounded=any(row["chosen"] is None for row in pairs),
+            callbacks=[ProgressCallback(progress)] if progress else [],
+            optimizers=lesson_optimizer(model, adapter, settings.learning_rate, settings.steps),
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    if isinstance(model, PeftModel):
+        save_adapter(model, out)
+    else:
+        model.save_pretrained(str(out))
+        tokenizer.save_pretrained(str(out))
+    return collator.tokens, parameters(model)
+
+
+class PairCollator:
+    """Pairs of token ids -> parts of similar length, each `chosen` rows then `rejected` rows, padded on the right."""
+
+    def __init__(self, pad_token_id: int) -> None:
+        self.pad_token_id = pad_token_id
+        self.tokens = 0
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[torch.Tensor]]:
+        """Input ids of each part, where each row's last token is, and of each pair its margin and what bounds it has.
+
+        A bound has no chosen answer; the rejected one stands in its place, too, and its pair counts for nothing.
+        """
+        ordered = sorted(rows, key=lambda row: len(row["rejected_ids"]))
+        batch: dict[str, list[torch.Tensor]] = {"input_ids": [], "last": [], "margin": [], "bound": [], "accepted": []}
+        for start in range(0, len(ordered), PART // 2):
+            part = ordered[start : start + PART // 2]
+            both = [row["chosen_ids"] or row["rejected_ids"] for row in part] + [row["rejected_ids"] for row in part]
+            self.tokens += sum(map(len, both))
+            batch["input_ids"].append(padded(both, self.pad_token_id))
+            batch["last"].append(torch.tensor([len(row) - 1 for row in both]))
+            batch["margin"].append(torch.tensor([float(row["margin"]) for row in part]))
+            batch["bound"].append(torch.tensor([not row["chosen_ids"] for row in part]))
+            batch["accepted"].append(torch.tensor([bool(row["accepted"]) for row in part]))
+        return batch
+
+
+class PairTrainer(RewardTrainer):  # type: ignore[misc]
+    """RewardTrainer that takes a batch in parts of similar length and keeps no running statistics.
+
+    `bounded`: there are bounds among the rows, so acceptable answers get a loss of their own.
+    """
+
+    def __init__(self, *args: Any, bounded: bool, **kwargs: Any) -> None:
+        self.bounded = bounded
+        super().__init__(*args, **kwargs)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """Mean loss over the rows of all parts (see `distill.pairs`). `return_outputs` is not supported."""
+        total, count = torch.zeros((), device=model.device), 0
+        parts = zip(*(inputs[name] for name in ("input_ids", "last", "margin", "bound", "accepted")), strict=True)
+        for ids, last, margin, bound, accepted in parts:
+            # The head at the last token alone, found by the collator. No attention mask: padding is on the right.
+            scorer = model.get_base_model() if isinstance(model, PeftModel) else model
+            hidden = scorer.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            scores = scorer.score(hidden[torch.arange(len(ids), device=ids.device), last]).squeeze(-1).float()
+            chosen, rejected = scores.chunk(2)
+            total = (
+                total + torch.where(bound, bound_losses(rejected, False), pair_losses(chosen, rejected, margin)).sum()
+            )
+            if self.bounded:
+                total = total + (bound_losses(chosen, True) * accepted).sum()
+            count += len(chosen)
+        return total / count
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """None counted here: the ledger counts tokens."""
+        return 0
+
+
+def tokenised_pairs(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[str, Any]]) -> Dataset:
+    """Columns chosen_ids and rejected_ids (prompt, answer and end of sequence; none chosen for a bound), margin and
+    accepted."""
+    prompts = prompt_ids(tokenizer, [row["question"] for row in rows])
+    columns: dict[str, list[Any]] = {}
+    for name in ("chosen", "rejected"):
+        answers = answer_ids(tokenizer, [row[name] or "" for row in rows])
+        ids = [p + a for p, a in zip(prompts, answers, strict=True)]
+        columns[f"{name}_ids"] = [each if row[name] is not None else [] for row, each in zip(rows, ids, strict=True)]
+    columns["margin"] = [float(row.get("margin", 0.0)) for row in rows]
+    columns["accepted"] = [row["chosen"] is not None and row.get("accepted", True) for row in rows]
+    return Dataset.from_dict(columns)

@@ -1,0 +1,49 @@
+"""Memory that does not suffice: fewer rows at once, and the batch stays what it is."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from amplification.errors import StageError
+
+T = TypeVar("T")
+
+
+class OutOfMemory(StageError):
+    """The device's memory did not suffice for `part` rows at once, and here nothing can be done about it."""
+
+    def __init__(self, part: int) -> None:
+        self.part = part
+        super().__init__(f"out of memory with {part} rows at once; set distill.ppo.part to {max(1, part // 2)}")
+
+
+class Part:
+    """How many rows go through the model together."""
+
+    def __init__(self, rows: int, alone: bool) -> None:
+        """`alone`: no other process waits for this one, so that it may do a step over again."""
+        self.rows, self.alone = rows, alone
+
+    def fitting(self, work: Callable[[], T]) -> T:
+        """Do `work`, which reads `rows`; over again with half of them for as long as memory does not suffice.
+
+        Raises OutOfMemory with one row, or where other processes are in the middle of the same work.
+        """
+        while True:
+            try:
+                return work()
+            except torch.OutOfMemoryError:
+                failed = self.rows
+            # Here, where the failed work's tensors are no longer held by its traceback.
+            if failed == 1 or not self.alone:
+                raise OutOfMemory(failed)
+            gc.collect()
+            torch.cuda.empty_cache()
+            self.rows = failed // 2
+            said = f"out of memory with {failed} rows at once; PPO goes on with {self.rows}, its batch stays the same"
+            warnings.warn(said, RuntimeWarning, stacklevel=2)

@@ -1,0 +1,98 @@
+"""Refresh: new labels on the policy's own answers, and the members of the reward ensemble trained on with them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from distill.config import AdapterConfig, RewardConfig
+from distill.held_out_judge import HeldOutJudge
+from distill.ledger import FORWARD, TRAINING_STEP
+from distill.pairs import Row, read_pairs, write_pairs
+from distill.reward import train_reward
+
+REFRESH_FILE = "refresh.json"
+
+
+class Watched(NamedTuple):
+    """What a watch needs to know beyond PPO itself: whom to ask, and what the reward model was trained on and how."""
+
+    judge: HeldOutJudge
+    pairs: Sequence[Row]
+    settings: RewardConfig
+    adapter: AdapterConfig
+
+
+@dataclass(frozen=True)
+class Refresh:
+    """What one refresh took. `episodes` and `cost`: of H^A. `tokens`: through one member, a training step's as so many
+    forward passes; with `new_pairs` from `questions` questions, before the update of this number."""
+
+    update: int
+    questions: int
+    new_pairs: int
+    heldout_accuracy: float
+    tokens: int
+    episodes: int
+    cost: dict[str, int]
+
+    @classmethod
+    def read(cls, folder: Path) -> Refresh | None:
+        """What `refreshed` wrote, None if it has not."""
+        file = folder / REFRESH_FILE
+        return cls(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+
+
+def refreshed(
+    base: str | Path,
+    watched: Watched,
+    asked: Sequence[tuple[str, str]],
+    earlier: Sequence[Path],
+    update: int,
+    out: Path,
+    seed: int,
+) -> Refresh:
+    """Ask H^A about `asked` (questions with the policy's answers) and write members that know its labels into `out`.
+
+    `earlier`: the ensembles before this one, at first the one that PPO began with; the members of the last are carried
+    on. The folder appears whole.
+    """
+    judge, settings = watched.judge, watched.settings
+    episodes, cost = judge.judged, asdict(judge.cost)
+    rows = judge.pairs([question for question, _ in asked], [answer for _, answer in asked], seed + update)
+    new = [row for folder in earlier[1:] for row in read_pairs(folder)] + rows
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    lesson = settings.model_copy(update={"steps": settings.refresh.steps})
+    pairs = _in_halves(watched.pairs, new)
+    told = train_reward(
+        base, None, pairs, watched.adapter, lesson, partial, seed + update, _silent, carried_on=earlier[-1]
+    )
+    done = Refresh(
+        update,
+        len(asked),
+        len(rows),
+        told["heldout_accuracy"],
+        told["forward_tokens"] + told["train_tokens"] * TRAINING_STEP // FORWARD,
+        judge.judged - episodes,
+        {name: value - cost[name] for name, value in asdict(judge.cost).items()},
+    )
+    write_pairs(rows, partial)
+    (partial / REFRESH_FILE).write_text(json.dumps(asdict(done)), encoding="utf-8")
+    partial.replace(out)
+    return done
+
+
+def _silent(done: int, total: int) -> None:
+    """PPO tells how far it is, and a refresh is a part of it."""
+
+
+def _in_halves(old: Sequence[Row], new: Sequence[Row]) -> list[Row]:
+    """Old training rows and new ones so often that they are nearly half of a lesson; held-out ones once."""
+    fresh = [row for row in new if row["part"] == "train"]
+    more = sum(row["part"] == "train" for row in old) // max(len(fresh), 1)
+    return [*old, *new, *fresh * max(0, more - 1)]

@@ -1,0 +1,60 @@
+"""Resume: a PPO trainer's state is written while it trains, and a killed training carries on from it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from amplification.errors import StageError
+from amplification.question import digest
+from distill import ppo_state
+
+if TYPE_CHECKING:
+    from distill.ppo_trainer import PPOTrainer
+
+
+def keep(trainer: PPOTrainer) -> None:
+    """Write the state if it is time to, and if it is worth it. Raises StageError if the disk is full.
+
+    From where the policy has begun to collapse nothing is kept: the last good state is what is gone back to.
+    """
+    if trainer.state_folder is None:
+        return
+    main = trainer.accelerator.is_main_process
+    # Putting weights together takes all processes, and the main one's clock decides.
+    if not trainer.most(int(main and trainer.keep_state(trainer.update))) or trainer.collapse.begun(trainer.history):
+        return
+    values = {
+        "update": trainer.update,
+        "rates": [group["lr"] for group in trainer.optimizer.param_groups],
+        "kl_coefficient": trainer.controller.coefficient,
+        "history": trainer.history,
+        "tokens": trainer.tokens,
+        "training": _identity(trainer),
+    }
+    state = ppo_state.collect(trainer.inner, trainer.optimizer, values)
+    if main:
+        ppo_state.write(trainer.state_folder, trainer.update, state)
+
+
+def carry_on(trainer: PPOTrainer) -> None:
+    """Put the newest state back, if there is one. Raises StageError if it is of another model or training."""
+    state = ppo_state.latest(trainer.state_folder) if trainer.state_folder is not None else None
+    if state is None:
+        return
+    try:
+        if state.values.get("training") != _identity(trainer):
+            raise ValueError("the state is of another training")
+        values = ppo_state.apply(state, trainer.inner, trainer.optimizer)
+    except ValueError as error:
+        raise StageError(f"{trainer.state_folder}: {error}; delete this folder to begin again") from error
+    trainer.update, trainer.history, trainer.tokens = values["update"], values["history"], values["tokens"]
+    trainer.controller.coefficient = values["kl_coefficient"]
+    trainer.lr_scheduler.last_epoch = trainer.update
+    for group, rate in zip(trainer.optimizer.param_groups, values["rates"], strict=True):
+        group["lr"] = rate
+
+
+def _identity(trainer: PPOTrainer) -> str:
+    """A digest of what is trained, from which agent on, on what: shapes alone would fit many."""
+    weights = [f"{name} {p.shape} {p.flatten()[:8].tolist()}" for name, p in trainer.ref_model.named_parameters()]
+    return digest(str(trainer.args.seed), str(trainer.args.batch_size), repr(trainer.prompts), *weights)

@@ -1,0 +1,136 @@
+"""H^A looks at PPO: a reward that is gamed ends it, one that is in doubt is refreshed, and a kill changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from amplification.episode import Cost
+from amplification.errors import InputError
+from distill.config import PPOSettings, RefreshConfig, RewardConfig, RunConfig, WatchConfig
+from distill.configure import check
+from distill.curriculum import watched_questions
+from distill.ensemble import RewardEnsemble
+from distill.held_out_judge import HeldOutJudge
+from distill.pairs import Row
+from distill.ppo import train_ppo
+from distill.refresh import Watched
+from distill.reward import make_pairs
+from distill.weights import load_tokenizer
+from tests.distill.conftest import REWARD
+from tests.distill.training import LINEAR, TASKS, asker, digits, greedy, labelled, silent
+
+SETTINGS = PPOSettings(episodes=320, batch=32, critic_warmup=0, checkpoint_seconds=0, watch=WatchConfig(every=2))
+NEVER, UNCHANGED = RefreshConfig(), RewardConfig()
+
+
+class Scripted:
+    """A judge that knows which digit is listed, and charges a call an answer."""
+
+    def __init__(self) -> None:
+        self.cost, self.asked = Cost(), list[str]()
+
+    def verdicts(self, texts: Sequence[str]) -> list[str | None]:
+        self.asked += texts
+        self.cost.add(Cost(calls=len(texts), tokens=10 * len(texts)))
+        return [TASKS["summing"].truth(text) for text in texts]
+
+
+def watched(pairs: Sequence[Row] = (), refresh: RefreshConfig = NEVER) -> Watched:
+    settings = REWARD.model_copy(update={"refresh": refresh})
+    held_out = [text for place, text in enumerate(digits()) if place % 4 == 0]
+    judge: Any = Scripted()
+    return Watched(HeldOutJudge(judge, TASKS, held_out, settings, 0.2, judges=False), pairs, settings, LINEAR)
+
+
+def share_right(base: Path, agent: Path) -> float:
+    said = greedy(base, agent, digits())
+    return sum(answer == TASKS["summing"].truth(q) for q, answer in zip(digits(), said, strict=True)) / len(said)
+
+
+def test_a_reward_that_is_gamed_ends_training_and_the_best_agent_is_kept(
+    base: Path, warm: Path, reward: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zero = load_tokenizer(base).convert_tokens_to_ids("0")
+
+    def likes_zero(ensemble: RewardEnsemble, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        return torch.tensor([[1.0 if row[-2] == zero else -1.0 for row in rows]] * 2)
+
+    monkeypatch.setattr(RewardEnsemble, "row_scores", likes_zero)
+    settings = SETTINGS.model_copy(
+        update={"episodes": 3_200, "learning_rate": 1e-2, "kl_coefficient": 0.0, "temperature": 4.0}
+    )
+    metrics = train_ppo(base, warm, reward, digits(), LINEAR, settings, tmp_path, 1, silent, None, watched())
+    assert metrics["hacking_stopped"]
+    assert metrics["episodes"] < settings.episodes
+    first, last = metrics["looks"][0], metrics["looks"][-1]
+    assert last["reward"] > first["reward"]
+    assert last["rate"] < first["rate"]
+    assert share_right(base, tmp_path) > 0.9
+    unwatched = settings.model_copy(update={"watch": WatchConfig()})
+    free = train_ppo(base, warm, reward, digits(), LINEAR, unwatched, tmp_path / "free", 1, silent, None, watched())
+    assert "looks" not in free
+    assert share_right(base, tmp_path / "free") < 0.5
+
+
+def test_a_doubtful_reward_is_refreshed_and_a_kill_changes_nothing(
+    base: Path, warm: Path, reward: Path, tmp_path: Path
+) -> None:
+    pairs = make_pairs(TASKS, labelled(digits()), asker(base, None), REWARD, 1)
+    always = RefreshConfig(most=2, uncertainty=1e-6, questions=8, steps=5)
+
+    def trained(name: str, progress: Any = silent) -> tuple[dict[str, Any], Watched]:
+        told = watched(pairs, always)
+        out, state = tmp_path / name, tmp_path / f"{name}.state"
+        return train_ppo(base, warm, reward, digits(), LINEAR, SETTINGS, out, 1, progress, state, told), told
+
+    whole, told = trained("whole")
+    assert whole["refreshes"] == [0, 2]
+    assert [look["update"] for look in whole["looks"]] == [0, 2, 4, 6, 8]
+    asked: Any = told.judge.judge
+    assert whole["judged"] == len(asked.asked) > len(told.judge.questions)
+    assert whole["judge_cost"]["tokens"] == 10 * len(asked.asked)
+    new = asked.asked[len(told.judge.questions) :]
+    assert not set(new) & set(told.judge.questions)
+
+    def interrupt(done: int, total: int) -> None:
+        if done in (96, 224):
+            raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            trained("killed", interrupt)
+    again, told = trained("killed")
+    resumed: Any = told.judge.judge
+    assert resumed.asked == told.judge.questions  # no label is asked for twice
+    dropped = {"episodes_per_second": 0}
+    assert {**whole, **dropped} == {**again, **dropped}
+    weights = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("whole", "killed")]
+    assert weights[0] == weights[1]
+
+
+def test_settings_that_do_not_go_together_are_refused() -> None:
+    def config(ppo: PPOSettings, reward: RewardConfig = UNCHANGED) -> RunConfig:
+        distill = RunConfig().distill.model_copy(update={"ppo": ppo, "reward": reward})
+        return RunConfig().model_copy(update={"distill": distill})
+
+    check(config(PPOSettings(watch=WatchConfig(every=4)), RewardConfig(refresh=RefreshConfig(most=1))), "x")
+    with pytest.raises(InputError, match="one process"):
+        check(config(PPOSettings(processes=2, watch=WatchConfig(every=4))), "x")
+    with pytest.raises(InputError, match="looks at PPO"):
+        check(config(PPOSettings(), RewardConfig(refresh=RefreshConfig(most=1))), "x")
+
+
+def test_nobody_is_watched_by_what_was_taught() -> None:
+    free = watched_questions(TASKS, 2, 60, (), seed=1)
+    again = watched_questions(TASKS, 2, 60, free[:30], seed=1)
+    assert len(free) == len(again) == 60
+    assert not set(again) & set(free[:30])
+    levels = [task.level_of(text) for text in free for task in TASKS.values() if task.level_of(text) is not None]
+    assert 0.6 < levels.count(4) / 60 < 0.75
+    with pytest.raises(InputError, match="none to watch"):
+        watched_questions({"summing": TASKS["summing"]}, 0, 60, digits(), seed=1)
