@@ -63,8 +63,8 @@ def test_ctrl_c_while_answering_keeps_what_is_known_and_the_session(bench: Bench
     before = bench.asked()
     session.type("/again\n")
     session.see("a2, H^A0: 36")
-    session.see("> ")
-    session.type("\x03")
+    # Not by Ctrl-C: in the instant in which the prompt is drawn, the terminal's line editing may swallow it.
+    session.type("/quit\n")
     session.see("carry on with: amplify ask")
     assert session.end() == 0
     after = bench.asked()
