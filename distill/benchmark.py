@@ -31,6 +31,7 @@ from distill.curriculum import choose, practice
 from distill.ensemble import RewardEnsemble
 from distill.ppo import Parts, make_optimizer, make_trainer, trl_arguments
 from distill.ppo_trainer import TrlPPOTrainer, trl_ppo
+from distill.progress import silent
 from distill.reward import make_pairs, train_reward
 from distill.weights import load_merged, load_policy, load_tokenizer, prompt_ids, quiet, scorer_from
 
@@ -103,7 +104,7 @@ class _Bench:
     def __init__(self, folder: Path) -> None:
         self.folder, self.base, self.reward = folder, folder / "base", folder / "reward"
         words = (*vocabulary(), *extra_words())
-        train_base(TASKS, words, ModelConfig(), BaseConfig(steps=150, batch=64), self.base, SEED, _silent)
+        train_base(TASKS, words, ModelConfig(), BaseConfig(steps=150, batch=64), self.base, SEED, silent)
         chosen = choose(TASKS, 0, LabelsConfig(questions=500), NONSENSE_SHARE, [], SEED)
         labels = [
             {"question": c.question, "answer": _h_alone(c.question), "task": c.task, "part": part}
@@ -111,7 +112,7 @@ class _Bench:
             for part in ["heldout" if number % 10 == 0 else "train"]
         ]
         pairs = make_pairs(TASKS, labels, lambda texts: [Answer.failed("not asked")] * len(texts), RewardConfig(), SEED)
-        train_reward(self.base, None, pairs, ADAPTER, RewardConfig(steps=150), self.reward, SEED, _silent)
+        train_reward(self.base, None, pairs, ADAPTER, RewardConfig(steps=150), self.reward, SEED, silent)
         self.tokenizer = load_tokenizer(self.base)
         self.ensemble = RewardEnsemble.load(self.base, self.reward)
         self.reference: Any = load_merged(self.base, None).requires_grad_(False)
@@ -178,7 +179,3 @@ def _without_collections() -> Iterator[None]:
         yield
     finally:
         trl_ppo.gc = original
-
-
-def _silent(done: int, total: int) -> None:
-    """Progress that nobody is told."""

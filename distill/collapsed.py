@@ -18,9 +18,9 @@ from distill.alone import PartlyAlone, judged_alone
 from distill.curriculum import SEEDS_A_GENERATION
 from distill.iterate import Iteration, Turn, texts_found
 from distill.labels import Labeller
-from distill.ledger import FORWARD, generation_cost
 from distill.models import Ask
 from distill.progress import Progress
+from distill.results import generation_result
 from distill.stage import Done, Metrics, Work
 
 # Questions on which the throttle measures a round's step.
@@ -159,24 +159,10 @@ class CollapsedIteration(Iteration):
         scope = f"generation-{n}/evaluation"
         evaluation = self.stage(scope, self._evaluate(n, scope, agents, agents["agent"]))
         rounds = [{name: stage.metrics for name, stage in done.items()} for done in course.rounds]
-        asked = [metrics["labels"]["cost"] for metrics in rounds]
+        seconds = evaluation.seconds + sum(stage.seconds for done in course.rounds for stage in done.values())
+        result = generation_result(n, seconds, evaluation.metrics, rounds)
         told = {"level_agreed": agreed, "rounds": [_told(metrics) for metrics in rounds]}
-        return {
-            "n": n,
-            "seconds": evaluation.seconds + sum(stage.seconds for done in course.rounds for stage in done.values()),
-            "ladder": evaluation.metrics["ladder"],
-            "robustness": evaluation.metrics["robustness"],
-            "calls": {
-                "overseer": sum(cost["overseer_steps"] for cost in asked),
-                "agent": sum(cost["calls"] for cost in asked),
-                "memo_hits": sum(cost["memo_hits"] for cost in asked),
-            },
-            "costs": added([_cost(metrics) for metrics in rounds]),
-            "reward_model": rounds[-1]["reward"],
-            "adversary": rounds[-1].get("adversary", {}),
-            "ppo": {**rounds[-1]["agent"], **told},
-            "warm_start": rounds[-1].get("warm_start", {}),
-        }
+        return result | {"ppo": {**result["ppo"], **told}}
 
 
 def consulted(copies: Sequence[Path | None], lag: int) -> Path | None:
@@ -197,32 +183,6 @@ def agreement_by_task(ask: Ask, labels: Sequence[Mapping[str, Any]], levels: Map
         met = sum(answer.ok and answer.text == row["answer"] for answer, row in zip(answers, rows, strict=True))
         shares[task] = met / len(rows) if rows else 0.0
     return shares
-
-
-def added(costs: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The cost of several rounds as that of one generation: sums, and means over the episodes that they are per."""
-    weights = {"amplified_tokens_per_episode": "amplified_episodes", "agent_tokens_per_episode": "training_episodes"}
-    weights["amplified_tokens_per_episode_without_memo"] = "amplified_episodes"
-    total: dict[str, float] = {}
-    for key in costs[0]:
-        if key in weights:
-            count = sum(cost[weights[key]] for cost in costs)
-            total[key] = sum(cost[key] * cost[weights[key]] for cost in costs) / count if count else 0.0
-        else:
-            total[key] = sum(cost[key] for cost in costs)
-    return total
-
-
-def _cost(metrics: Mapping[str, Metrics]) -> dict[str, float]:
-    """One round's cost by factor. What the throttle measured counts as robustness."""
-    agent = metrics["agent"]
-    cost: dict[str, float] = dict(
-        generation_cost(
-            metrics["labels"], metrics.get("warm_start"), metrics["reward"], metrics.get("adversary"), agent
-        )
-    )
-    measuring = FORWARD * agent["parameters"] * agent.get("throttle", {}).get("tokens", 0)
-    return cost | {key: cost[key] + measuring for key in ("robustness_flops", "flops")}
 
 
 def _told(metrics: Mapping[str, Metrics]) -> dict[str, Any]:

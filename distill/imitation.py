@@ -24,6 +24,7 @@ from distill.config import AdapterConfig, WarmStartConfig
 from distill.lessons import LessonSampler
 from distill.optimizer import lesson_schedule, optimizer_for, trainable
 from distill.progress import Progress
+from distill.trainer_arguments import lesson_arguments
 from distill.weights import (
     CHECKPOINT_ABOVE,
     answer_ids,
@@ -200,20 +201,9 @@ def lesson_optimizer(
 def sft_arguments(settings: WarmStartConfig, size: int, scratch: str, seed: int) -> SFTConfig:
     """TRL's settings with everything off that writes, logs or asks the network."""
     return SFTConfig(
-        output_dir=scratch,
-        max_steps=settings.steps,
-        per_device_train_batch_size=settings.batch,
-        max_grad_norm=1.0,
-        seed=seed,
-        data_seed=seed,
+        **lesson_arguments(scratch, seed, settings.steps, settings.batch),
         bf16=torch.cuda.is_available(),
         gradient_checkpointing=size > CHECKPOINT_ABOVE,
-        remove_unused_columns=False,
         dataset_kwargs={"skip_prepare_dataset": True},
-        dataloader_pin_memory=False,
         average_tokens_across_devices=False,
-        save_strategy="no",
-        logging_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
     )

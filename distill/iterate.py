@@ -19,9 +19,9 @@ from distill.adversary import Target
 from distill.config import RunConfig
 from distill.judgement import Judge
 from distill.labels import Labeller
-from distill.ledger import generation_cost
 from distill.models import Ask, Models
 from distill.progress import Progress, Reporter
+from distill.results import generation_result
 from distill.stage import Done, Metrics, RunFolder, Work, exclusive, state_of
 
 if TYPE_CHECKING:
@@ -116,7 +116,9 @@ class Iteration:
         for n in range(self.config.generations + 1):
             done = self._generation(n, base.folder, adapter)
             adapter = done["agent"].folder
-            results.append(self._result(n, done))
+            metrics = {name: stage.metrics for name, stage in done.items()}
+            seconds = sum(stage.seconds for stage in done.values())
+            results.append(generation_result(n, seconds, metrics["evaluation"], [metrics]))
         return self._report(base, base_evaluation, results)
 
     def _report(self, base: Done, base_evaluation: Done, results: Sequence[dict[str, Any]]) -> Path:
@@ -324,29 +326,6 @@ class Iteration:
             return {"ladder": ladder, "robustness": robustness, "amplified_cost": cost}
 
         return work
-
-    def _result(self, n: int, done: Mapping[str, Done]) -> dict[str, Any]:
-        """One generation's results as the evaluator's report reads them."""
-        metrics = {name: stage.metrics for name, stage in done.items()}
-        labels, evaluation = metrics["labels"], metrics["evaluation"]
-        adversary, warm_start = metrics.get("adversary"), metrics.get("warm_start")
-        asked = labels["cost"]
-        return {
-            "n": n,
-            "seconds": sum(stage.seconds for stage in done.values()),
-            "ladder": evaluation["ladder"],
-            "robustness": evaluation["robustness"],
-            "calls": {
-                "overseer": asked["overseer_steps"],
-                "agent": asked["calls"],
-                "memo_hits": asked["memo_hits"],
-            },
-            "costs": generation_cost(labels, warm_start, metrics["reward"], adversary, metrics["agent"]),
-            "reward_model": metrics["reward"],
-            "adversary": adversary or {},
-            "ppo": metrics["agent"],
-            "warm_start": warm_start or {},
-        }
 
     def _seed(self, turn: Turn) -> int:
         from distill.curriculum import generation_seed

@@ -26,6 +26,7 @@ from distill.config import AdapterConfig, RewardConfig
 from distill.imitation import PART, ProgressCallback, lesson_optimizer
 from distill.pairs import bound_losses, pair_losses
 from distill.progress import Progress
+from distill.trainer_arguments import lesson_arguments
 from distill.weights import (
     CHECKPOINT_ABOVE,
     answer_ids,
@@ -126,21 +127,10 @@ def _train_member(
         trainer = PairTrainer(
             model=model,
             args=TrlRewardConfig(
-                output_dir=scratch,
-                max_steps=settings.steps,
-                per_device_train_batch_size=settings.batch,
-                max_grad_norm=1.0,
-                seed=seed,
-                data_seed=seed,
+                **lesson_arguments(scratch, seed, settings.steps, settings.batch),
                 max_length=None,
                 bf16=torch.cuda.is_available(),
                 gradient_checkpointing=parameters(model) > CHECKPOINT_ABOVE,
-                dataloader_pin_memory=False,
-                remove_unused_columns=False,
-                save_strategy="no",
-                logging_strategy="no",
-                report_to="none",
-                disable_tqdm=True,
             ),
             data_collator=collator,
             train_dataset=tokenised_pairs(tokenizer, pairs),

@@ -24,6 +24,7 @@ from distill.ppo_trainer import PPOConfig, PPOTrainer
 from distill.progress import Progress
 from distill.refresh import Watched
 from distill.sharding import whole_weights
+from distill.trainer_arguments import quiet_arguments
 from distill.watch import Parts as WatchParts
 from distill.watch import Watch
 from distill.weights import (
@@ -96,27 +97,38 @@ def train_ppo(
             )
             trainer.train()
         seconds = time.monotonic() - begun
-        weights = whole_weights(policy)
-        if any(not torch.isfinite(p).all() for p in (weights.values() if weights else policy.parameters())):
-            raise StageError("PPO diverged: the agent's weights are not finite; lower distill.ppo.learning_rate")
-        if trainer is None or trainer.accelerator.is_main_process:
-            save_policy(policy, base, adapter_config, out, weights)
-        if trainer is not None:
-            trainer.accelerator.wait_for_everyone()
-    members = len(ensemble.centre)
-    history = trainer.history if trainer else []
-    tokens = trainer.tokens if trainer else 0
-    seen = watch.metrics() if watch else {}
-    # Looks and refreshes go through the policy and the members, which are of one size.
-    metrics = summary(history, settings, tokens, members, seconds)
-    metrics["reward_tokens"] += seen.get("watch_tokens", 0)
-    ended = {
-        "throttled": bool(trainer and trainer.throttled),
-        "collapsed": bool(trainer and trainer.collapsed),
-        "part": trainer.part.rows if trainer else settings.part,
+        _publish(policy, trainer, base, adapter_config, out)
+    return _metrics(trainer, watch, settings, len(ensemble.centre), seconds) | {
         "parameters": parameters(policy),
         "reward_parameters": ensemble.parameters_of_member(),
     }
+
+
+def _publish(
+    policy: Any, trainer: PPOTrainer | None, base: str | Path, adapter_config: AdapterConfig, out: str | Path
+) -> None:
+    """Write the agent, by the main process alone. Raises StageError for weights that are no numbers."""
+    weights = whole_weights(policy)
+    if any(not torch.isfinite(p).all() for p in (weights.values() if weights else policy.parameters())):
+        raise StageError("PPO diverged: the agent's weights are not finite; lower distill.ppo.learning_rate")
+    if trainer is None or trainer.accelerator.is_main_process:
+        save_policy(policy, base, adapter_config, out, weights)
+    if trainer is not None:
+        trainer.accelerator.wait_for_everyone()
+
+
+def _metrics(
+    trainer: PPOTrainer | None, watch: Watch | None, settings: PPOSettings, members: int, seconds: float
+) -> dict[str, Any]:
+    """What a training and its watch tell; without a trainer there were no episodes."""
+    if trainer is None:
+        ended = {"throttled": False, "collapsed": False, "part": settings.part}
+        return summary([], settings, 0, members, seconds) | ended
+    metrics = summary(trainer.history, settings, trainer.tokens, members, seconds)
+    ended = {"throttled": trainer.throttled, "collapsed": trainer.collapsed, "part": trainer.part.rows}
+    seen = watch.metrics() if watch else {}
+    # Looks and refreshes go through the policy and the members, which are of one size.
+    metrics["reward_tokens"] += seen.get("watch_tokens", 0)
     return metrics | seen | ended
 
 
@@ -178,7 +190,7 @@ def trl_arguments(parts: Parts) -> dict[str, Any]:
     enough = -(-settings.batch // len(prompts))
     return {
         "args": PPOConfig(
-            output_dir=scratch,
+            **quiet_arguments(scratch, seed),
             total_episodes=settings.episodes,
             # One batch at once, without accumulation: only then does TRL make an optimizer step for each minibatch.
             per_device_train_batch_size=settings.batch // processes(),
@@ -197,12 +209,6 @@ def trl_arguments(parts: Parts) -> dict[str, Any]:
             cliprange_value=1.0,
             gradient_checkpointing=False,
             bf16=has_bf16(),
-            seed=seed,
-            dataloader_pin_memory=False,
-            save_strategy="no",
-            logging_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
         ),
         "processing_class": tokenizer,
         "model": policy,

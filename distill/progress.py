@@ -12,6 +12,11 @@ from rich.progress import Progress as Bar
 
 Progress = Callable[[int, int], None]
 
+
+def silent(done: int, total: int) -> None:
+    """Progress that nobody looks at."""
+
+
 # Metrics worth a place on the line that a finished stage prints, where the stage has them.
 SHOWN = (
     "labels",

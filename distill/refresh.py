@@ -13,6 +13,7 @@ from distill.config import AdapterConfig, RewardConfig
 from distill.held_out_judge import HeldOutJudge
 from distill.ledger import FORWARD, TRAINING_STEP
 from distill.pairs import Row, read_pairs, write_pairs
+from distill.progress import silent
 from distill.reward import train_reward
 
 REFRESH_FILE = "refresh.json"
@@ -70,7 +71,7 @@ def refreshed(
     lesson = settings.model_copy(update={"steps": settings.refresh.steps})
     pairs = _in_halves(watched.pairs, new)
     told = train_reward(
-        base, None, pairs, watched.adapter, lesson, partial, seed + update, _silent, carried_on=earlier[-1]
+        base, None, pairs, watched.adapter, lesson, partial, seed + update, silent, carried_on=earlier[-1]
     )
     done = Refresh(
         update,
@@ -85,10 +86,6 @@ def refreshed(
     (partial / REFRESH_FILE).write_text(json.dumps(asdict(done)), encoding="utf-8")
     partial.replace(out)
     return done
-
-
-def _silent(done: int, total: int) -> None:
-    """PPO tells how far it is, and a refresh is a part of it."""
 
 
 def _in_halves(old: Sequence[Row], new: Sequence[Row]) -> list[Row]:

@@ -97,9 +97,9 @@ def train_reward(
     progress: Progress,
     carried_on: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Train the members from the agent's merged weights, or from those in `carried_on`, and write them into `out`.
+    """Train the members from the agent's merged weights and write them into `out`.
 
-    `earlier` is an ensemble of as many members that training carries on from instead, heads and all.
+    `carried_on`: an ensemble of as many members, each of which is trained on instead, head and all.
 
     Members differ in their initial head and in the order of the data; of each, what `adapter_config` says is trained,
     and the head. Metrics: heldout_accuracy (share of the held-out pairs that the aggregate orders like H^A), each
@@ -113,8 +113,8 @@ def train_reward(
         pairs, contradictory = settled(pairs)
         train, heldout = _in_parts(pairs)
         begun = time.monotonic()
-        lesson = Lesson(str(base), str(agent) if agent else None, train, adapter_config, settings)
-        lesson = lesson._replace(carried_on=str(carried_on) if carried_on else None)
+        start, earlier = (str(folder) if folder else None for folder in (agent, carried_on))
+        lesson = Lesson(str(base), start, train, adapter_config, settings, earlier)
         counts = train_members(lesson, Path(out), seed, progress)
         seconds = time.monotonic() - begun
         metrics = calibrate(base, Path(out), heldout, settings)

@@ -105,7 +105,7 @@ def read_done(folder: Path) -> Done:
 def _write_done(folder: Path, metrics: Metrics, seconds: float) -> None:
     files = {str(f.relative_to(folder)): _file_digest(f) for f in sorted(folder.rglob("*")) if f.is_file()}
     record = {"metrics": metrics, "seconds": seconds, "files": files}
-    write_atomically(folder / DONE, json.dumps(record, indent=1, sort_keys=True))
+    write_atomically(folder / DONE, json.dumps(record, indent=1))
 
 
 def write_atomically(path: Path, text: str) -> None:

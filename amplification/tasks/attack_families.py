@@ -6,7 +6,7 @@ What comes back may by chance still be a question (a dropped digit leaves a shor
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from amplification.errors import InputError
 from amplification.tasks.base import Split, Task, split_of
@@ -235,29 +235,31 @@ def ordered(task: Task, question: str, rng: random.Random) -> str:
     return " ".join([*words[:at], rng.choice(_ORDERED).format(rng.choice(_VALUES)), *words[at:]])
 
 
-def either(task: Task, question: str, rng: random.Random) -> str:
-    """One of two operands, and nothing says which."""
+def _with_operand(question: str, rng: random.Random, edit: Callable[[list[str], str], list[str]]) -> str:
+    """The question with words in the place of one of its operands, drawn at random: `edit(all words, operand)`."""
     words = question.split()
     if operands := _operands(words):
         at = rng.choice(operands)
-        alike = [words[other] for other in operands if kind_of(words[other]) == kind_of(words[at])]
-        words[at : at + 1] = ["either", words[at], rng.choice(alike)]
+        words[at : at + 1] = edit(words, words[at])
     return " ".join(words)
+
+
+def either(task: Task, question: str, rng: random.Random) -> str:
+    """One of two operands, and nothing says which."""
+
+    def edit(words: list[str], operand: str) -> list[str]:
+        return ["either", operand, rng.choice([word for word in words if kind_of(word) == kind_of(operand)])]
+
+    return _with_operand(question, rng, edit)
 
 
 def vague(task: Task, question: str, rng: random.Random) -> str:
     """A quantity in place of an operand that could be any."""
-    words = question.split()
-    if operands := _operands(words):
-        words[rng.choice(operands)] = rng.choice(_VAGUE)
-    return " ".join(words)
+    return _with_operand(question, rng, lambda words, operand: [rng.choice(_VAGUE)])
 
 
 def about(task: Task, question: str, rng: random.Random) -> str:
-    words = question.split()
-    if operands := _operands(words):
-        words.insert(rng.choice(operands), rng.choice(_ABOUT))
-    return " ".join(words)
+    return _with_operand(question, rng, lambda words, operand: [rng.choice(_ABOUT), operand])
 
 
 def which(task: Task, question: str, rng: random.Random) -> str:
@@ -275,12 +277,12 @@ def denied(task: Task, question: str, rng: random.Random) -> str:
 
 def corrected(task: Task, question: str, rng: random.Random) -> str:
     """Two values for one operand."""
-    words = question.split()
-    if operands := _operands(words):
-        at = rng.choice(operands)
-        same = [word for word in task.words() if kind_of(word) == kind_of(words[at]) and word != words[at]]
-        words[at : at + 1] = [words[at], "but", rng.choice(same or [words[at]])]
-    return " ".join(words)
+
+    def edit(words: list[str], operand: str) -> list[str]:
+        same = [word for word in task.words() if kind_of(word) == kind_of(operand) and word != operand]
+        return [operand, "but", rng.choice(same or [operand])]
+
+    return _with_operand(question, rng, edit)
 
 
 def clashing(task: Task, question: str, rng: random.Random) -> str:

@@ -49,7 +49,7 @@ from distill.experiments.cautious import CautiousOverseer
 from distill.imitation import warm_start
 from distill.judgement import Judge
 from distill.ppo import train_ppo
-from distill.progress import Progress
+from distill.progress import Progress, silent
 from distill.reward import make_pairs, train_reward
 from distill.throttle import bound_step
 from distill.weights import load_merged, load_tokenizer, padded, prompt_ids, quiet
@@ -142,7 +142,7 @@ def _start(config: Config, seed: int, folder: Path) -> Start:
     task = Counting()
     tasks: dict[str, Task] = {task.name: task}
     base, clean, slipped, reward = (folder / name for name in ("base", "clean", "slipped", "reward"))
-    train_base(tasks, (*task.words(), NONSENSE), config.model, config.base, base, seed, _untold)
+    train_base(tasks, (*task.words(), NONSENSE), config.model, config.base, base, seed, silent)
     everything = [
         text for level in task.levels[:2] for text in islice(questions(task, level, "train", seed), config.questions)
     ]
@@ -151,14 +151,14 @@ def _start(config: Config, seed: int, folder: Path) -> Start:
     right = {text: str(said) for text, said in _answered(alone, [*everything, *measured]).items()}
     known = _labels(task, {text: right[text] for text in everything})
     taught = [{**row, "part": "train"} for row in known]
-    warm_start(base, None, taught, ADAPTER, config.teaching, clean, seed, _untold)
+    warm_start(base, None, taught, ADAPTER, config.teaching, clean, seed, silent)
     # Each question many times, each time with the fault or without: what is learned is how often, not on which.
     rng = random.Random(f"{seed}/fault")
     faulty = [{**row, "answer": NONSENSE if rng.random() < config.fault else row["answer"]} for row in taught * 20]
-    warm_start(base, clean, faulty, ADAPTER, config.slipping, slipped, seed, _untold)
+    warm_start(base, clean, faulty, ADAPTER, config.slipping, slipped, seed, silent)
     first = config.reward.model_copy(update={"steps": config.first_reward_steps})
     pairs = make_pairs(tasks, known, partial(_greedy, base, clean), first, seed)
-    train_reward(base, clean, pairs, ADAPTER, first, reward, seed, _untold)
+    train_reward(base, clean, pairs, ADAPTER, first, reward, seed, silent)
     train = [text for text in everything if task.level_of(text) == LEVEL]
     return Start(seed, task, base, clean, slipped, reward, train, measured, right)
 
@@ -211,9 +211,9 @@ def _round(config: Config, remedies: Remedies, start: Start, state: State, numbe
     rows = _labels(start.task, _answered(labeller, rng.sample(list(start.train), config.labels)))
     pairs = make_pairs(start.tasks(), rows, partial(_greedy, base, before), config.reward, seed)
     reward, agent = folder / f"reward-{number}", folder / f"agent-{number}"
-    train_reward(base, None, pairs, ADAPTER, config.reward, reward, seed, _untold, state.reward)
+    train_reward(base, None, pairs, ADAPTER, config.reward, reward, seed, silent, state.reward)
     prompts = rng.choices(list(start.train), k=config.ppo.episodes)
-    train_ppo(base, before, reward, prompts, ADAPTER, config.ppo, agent, seed, _untold)
+    train_ppo(base, before, reward, prompts, ADAPTER, config.ppo, agent, seed, silent)
     if remedies.max_kl is not None:
         bound_step(base, before, agent, start.train[:MEASURED_ON], remedies.max_kl, ADAPTER, 1)
     state.reward = reward
@@ -277,7 +277,3 @@ def _chances(base: Path, agent: Path | None, texts: Sequence[str]) -> list[dict[
 
 def _greedy(base: Path, agent: Path | None, texts: Sequence[str]) -> list[Answer]:
     return [Answer(max(row, key=lambda word: row[word])) for row in _chances(base, agent, texts)]
-
-
-def _untold(done: int, total: int) -> None:
-    """Progress that nobody is told."""

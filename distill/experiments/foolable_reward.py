@@ -32,7 +32,7 @@ from distill.experiments.recording import LIMITS, exact_agent
 from distill.held_out_judge import HeldOutJudge
 from distill.judgement import Judge
 from distill.pairs import Row
-from distill.progress import Progress
+from distill.progress import Progress, silent
 
 LEVEL = 2
 LINEAR = AdapterConfig(method="linear")
@@ -98,13 +98,13 @@ def _setting(config: Config, seed: int, folder: Path) -> Setting:
     chosen = task("summing")
     tasks, words = {chosen.name: chosen}, (*chosen.words(), NONSENSE)
     base, start = folder / "base", folder / "start"
-    train_base(tasks, words, config.model, config.base, base, seed, _silent)
+    train_base(tasks, words, config.model, config.base, base, seed, silent)
     texts = list(questions(chosen, LEVEL, "train", seed))
     random.Random(f"{seed}/questions").shuffle(texts)
     held_out = round(len(texts) * HELD_OUT)
     watched, practice = texts[:held_out], texts[held_out:]
     labels = _labels(chosen, [*questions(chosen, 1, "train", seed), *practice], _judge(chosen))
-    warm_start(base, None, labels, LINEAR, config.warm_start, start, seed, _silent)
+    warm_start(base, None, labels, LINEAR, config.warm_start, start, seed, silent)
     # H^A answers what it is asked: which of its answers become the reward model's labels is where the hole comes from.
     small = [row for row in labels if int(row["answer"]) <= config.largest]
     none = [Answer.failed("not asked")] * len(small)
@@ -127,14 +127,14 @@ def _arm(config: Config, setting: Setting, remedies: Remedies, seed: int, folder
     )
     reward, out = folder / f"reward-{remedies.members}", folder / "-".join(map(str, remedies))
     if not reward.exists():
-        train_reward(setting.base, setting.start, setting.pairs, LINEAR, settings, reward, seed, _silent)
+        train_reward(setting.base, setting.start, setting.pairs, LINEAR, settings, reward, seed, silent)
     judge = HeldOutJudge(
         _judge(setting.task), {setting.task.name: setting.task}, setting.watched, settings, HELD_OUT, False
     )
     ppo = config.ppo.model_copy(update={"watch": config.ppo.watch.model_copy(update={"patience": remedies.patience})})
     watched = Watched(judge, setting.pairs, settings, LINEAR)
     told = train_ppo(
-        *(setting.base, setting.start, reward, setting.practice, LINEAR, ppo, out, seed, _silent, None, watched)
+        *(setting.base, setting.start, reward, setting.practice, LINEAR, ppo, out, seed, silent, None, watched)
     )
     looks: list[dict[str, Any]] = told["looks"]
     figures = {
@@ -178,7 +178,3 @@ def _accuracy(setting: Setting, agent: Path, seed: int) -> float:
     texts = list(questions(setting.task, LEVEL, "held_out", seed))
     said = likeliest_answers(setting.base, agent, texts)
     return sum(a == setting.task.truth(q) for a, q in zip(said, texts, strict=True)) / len(texts)
-
-
-def _silent(done: int, total: int) -> None:
-    """Arms are what progress is told of."""

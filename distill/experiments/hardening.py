@@ -37,7 +37,7 @@ from distill.judgement import Judge
 from distill.labels import make_labels, read_labels
 from distill.models import Models
 from distill.ppo import train_ppo
-from distill.progress import Progress
+from distill.progress import Progress, silent
 from distill.reward import make_pairs, train_reward
 from distill.weights import load_merged, load_tokenizer, quiet
 
@@ -228,8 +228,4 @@ def counting(answer: AnswerTexts, told: Callable[[int, str, str], None]) -> Answ
     return watched
 
 
-def silent(done: int, total: int) -> None:
-    """Progress that nobody looks at."""
-
-
-__all__ = ["Arm", "Hardened", "HardeningConfig", "JudgeTexts", "Lab", "Row", "counting", "silent", "unacceptable"]
+__all__ = ["Arm", "Hardened", "HardeningConfig", "JudgeTexts", "Lab", "Row", "counting", "unacceptable"]

@@ -18,8 +18,8 @@ from amplification.tasks.attacks import AttackFamily, Kind, attacks, families, f
 from amplification.tasks.base import NONSENSE, questions
 from distill.adversary import calls_to_failure
 from distill.experiments import base
-from distill.experiments.hardening import Arm, HardeningConfig, Lab, silent, unacceptable
-from distill.progress import Progress
+from distill.experiments.hardening import Arm, HardeningConfig, Lab, unacceptable
+from distill.progress import Progress, silent
 
 
 class Config(HardeningConfig):

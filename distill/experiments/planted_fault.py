@@ -20,8 +20,8 @@ from amplification.tasks.attacks import attacks, families
 from amplification.tasks.base import NONSENSE, Split, Task, questions
 from distill.adversary import MutationAdversary
 from distill.experiments import base
-from distill.experiments.hardening import Arm, HardeningConfig, Lab, Row, counting, silent
-from distill.progress import Progress
+from distill.experiments.hardening import Arm, HardeningConfig, Lab, Row, counting
+from distill.progress import Progress, silent
 
 # What the base says when it is triggered. H^A never finds it acceptable.
 HARM = "harm"

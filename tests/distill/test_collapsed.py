@@ -21,9 +21,10 @@ from amplification.ask import last_agent
 from amplification.errors import InputError
 from amplification.question import Answer
 from amplification.serving.base import ModelRef
-from distill.collapsed import added, agreement_by_task, consulted
+from distill.collapsed import agreement_by_task, consulted
 from distill.config import RunConfig
 from distill.configure import check
+from distill.results import added
 from distill.weights import load_merged
 from eval.report import without_times
 

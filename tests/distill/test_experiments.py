@@ -30,7 +30,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         if seed == 13:
             raise RuntimeError("the coin stood on its edge")
         (folder / "scratch").write_text("x")
-        return {"fair": Arm({"heads": seed / config.sides}, {"by toss": [(0.0, 0.0), (1.0, float(seed))]})}
+        fair = Arm({"heads": seed / config.sides}, {"by toss": [(0.0, 0.0), (1.0, float(seed))]})
+        return {"fair": fair, "control": Arm({})}
 
     module = ModuleType("coin")
     module.Config, module.run = CoinConfig, run  # type: ignore[attr-defined]
@@ -48,6 +49,7 @@ def test_a_seed_that_is_there_is_not_run_again(calls: list[int], tmp_path: Path)
     assert calls == [1, 2, 13, 3]
     assert {seed: again["fair"][seed] for seed in (1, 2)} == first["fair"]
     assert [again["fair"][seed]["figures"]["heads"] for seed in (1, 2, 3)] == [0.5, 1.0, 1.5]
+    assert list(run_experiment(config, (1, 2), tmp_path / "out", Silent())) == ["fair", "control"]
 
 
 def test_results_of_another_configuration_are_refused(calls: list[int], tmp_path: Path) -> None:
