@@ -209,9 +209,13 @@ def _round(config: Config, remedies: Remedies, start: Start, state: State, numbe
     alone = _judge(seed, start.task, base, None, alone=True)
     labeller = PartlyAlone(judge, alone, remedies.judge_without_agent, seed)
     rows = _labels(start.task, _answered(labeller, rng.sample(list(start.train), config.labels)))
-    pairs = make_pairs(start.tasks(), rows, partial(_greedy, base, before), config.reward, seed)
-    reward, agent = folder / f"reward-{number}", folder / f"agent-{number}"
-    train_reward(base, None, pairs, ADAPTER, config.reward, reward, seed, silent, state.reward)
+    reward, agent = state.reward, folder / f"agent-{number}"
+    # Labels that all say the same tell answers apart for no question, and no reward model is trained on them: the one
+    # there is stays. In a run this ends the training with an error; here the drift is followed to its end.
+    if len({row["answer"] for row in rows if row["part"] == "train"}) > 1:
+        pairs = make_pairs(start.tasks(), rows, partial(_greedy, base, before), config.reward, seed)
+        reward = folder / f"reward-{number}"
+        train_reward(base, None, pairs, ADAPTER, config.reward, reward, seed, silent, state.reward)
     prompts = rng.choices(list(start.train), k=config.ppo.episodes)
     train_ppo(base, before, reward, prompts, ADAPTER, config.ppo, agent, seed, silent)
     if remedies.max_kl is not None:

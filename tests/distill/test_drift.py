@@ -10,14 +10,16 @@ from amplification.agent import Agent
 from amplification.amplified import Amplified
 from amplification.budget import Limits
 from amplification.dispatch import Dispatcher
+from amplification.episode import Cost
 from amplification.serving.base import Call, ModelRef
 from amplification.serving.scripted import ScriptedSampler
 from amplification.tasks.base import NONSENSE
 from amplification.tasks.counting import Counting
+from distill.alone import PartlyAlone
 from distill.config import BaseConfig, ModelConfig, PPOSettings, RewardConfig, WarmStartConfig
 from distill.experiments.cautious import WORDINGS, CautiousOverseer
 from distill.experiments.drift import Config, Remedies, run
-from distill.judgement import Judge
+from distill.judgement import Answers, Judge
 from tests.distill.training import silent
 
 ASKED = "how many of 3 7 are odd"
@@ -53,8 +55,8 @@ def test_one_refusal_is_enough(answers: tuple[str, ...], expected: str) -> None:
     assert {Counting().truth(text) for text in asked} == {"2"}
 
 
-def test_every_arm_is_measured_in_every_round(tmp_path: Path) -> None:
-    config = Config(
+def tiny(arms: dict[str, Remedies]) -> Config:
+    return Config(
         experiment="drift",
         rounds=1,
         labels=40,
@@ -67,12 +69,18 @@ def test_every_arm_is_measured_in_every_round(tmp_path: Path) -> None:
         first_reward_steps=4,
         reward=RewardConfig(members=1, pairs_per_label=3, steps=4, batch=16, extra_layers=0),
         ppo=PPOSettings(episodes=32, batch=32, critic_warmup=0),
-        arms={
+        arms=arms,
+    )
+
+
+def test_every_arm_is_measured_in_every_round(tmp_path: Path) -> None:
+    config = tiny(
+        {
             "no fault": Remedies(planted=False),
             "no remedy": Remedies(),
             "throttle": Remedies(max_kl=1e-4),
             "average": Remedies(average=0.9, judge_without_agent=1.0),
-        },
+        }
     )
     arms = run(config, 1, tmp_path, silent)
     assert list(arms) == list(config.arms)
@@ -83,3 +91,11 @@ def test_every_arm_is_measured_in_every_round(tmp_path: Path) -> None:
     assert after["no fault"][1] == after["no fault"][0]
     assert after["no remedy"][1] > after["throttle"][1] > after["no fault"][1]
     assert dict(arms["average"].curves["labels that refuse"])[2] == 0
+
+
+def test_a_drift_that_is_complete_is_followed_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels that all refuse teach no reward model, and the arm is measured all the same."""
+    monkeypatch.setattr(PartlyAlone, "answer", lambda _, texts: Answers((NONSENSE,) * len(texts), Cost()))
+    arm = run(tiny({"no remedy": Remedies()}), 1, tmp_path, silent)["no remedy"]
+    assert dict(arm.curves["labels that refuse"])[2] == 1
+    assert [x for x, _ in arm.curves["refused"]] == [0, 1, 2]
