@@ -57,8 +57,15 @@ def attack_questions(
 
 def _found(tasks: Mapping[str, Task], text: str) -> Chosen:
     """What an adversary found; it may be a question with a meaning, at whose answer A failed."""
-    task = next((task for task in tasks.values() if task.level_of(text) is not None), None)
-    return Chosen(text, task.name if task else "", (task.level_of(text) or 0) if task else 0, "adversary")
+    return Chosen(text, *place_of(tasks, text), "adversary")
+
+
+def place_of(tasks: Mapping[str, Task], text: str) -> tuple[str, int]:
+    """Task and level of a question; "" and 0 where it makes no sense to any of them."""
+    for task in tasks.values():
+        if (level := task.level_of(text)) is not None:
+            return task.name, level
+    return "", 0
 
 
 def share_of(total: int, share: float) -> int:

@@ -9,6 +9,7 @@ from amplification.episode import Cost
 from amplification.question import Answer
 from amplification.tasks.base import Task
 from distill.config import RewardConfig
+from distill.curriculum import place_of
 from distill.judgement import Judge
 from distill.labels import part_of
 from distill.pairs import Row
@@ -62,12 +63,9 @@ class HeldOutJudge:
         said = self.judge.verdicts(questions)
         self.judged += len(questions) * (2 if self.judges else 1)
         labels = [
-            {"question": q, "answer": answer, "task": self._task(q), "part": part_of(q, self.heldout)}
+            {"question": q, "answer": answer, "task": place_of(self.tasks, q)[0], "part": part_of(q, self.heldout)}
             for q, answer in zip(questions, said, strict=True)
             if answer is not None
         ]
         judge = self.judge.judge if self.judges else None
         return make_pairs(self.tasks, labels, lambda texts: [Answer(own[t]) for t in texts], self.settings, seed, judge)
-
-    def _task(self, question: str) -> str:
-        return next((name for name, task in self.tasks.items() if task.level_of(question) is not None), "")

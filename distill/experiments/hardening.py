@@ -14,22 +14,17 @@ from typing import Any
 from pydantic import Field
 
 from amplification.agent import Agent
-from amplification.amplified import Amplified
-from amplification.dispatch import Dispatcher
-from amplification.memo import Memo
-from amplification.overseers.program import ProgramOverseer
 from amplification.serving.base import ModelRef
 from amplification.serving.config import ServingConfig
-from amplification.serving.scripted import ScriptedSampler
 from amplification.store import Store
 from amplification.tasks.attacks import AttackFamily, attacks
-from amplification.tasks.base import NONSENSE, Task
+from amplification.tasks.base import Task
 from amplification.verdict import AnswerTexts, JudgeTexts
 from distill.adversary import MutationAdversary, SearchResult, Target
 from distill.archive import Found, capped
 from distill.confidence import SureAgent
 from distill.config import BaseConfig, DistillConfig, ModelConfig, RunConfig, WarmStartConfig
-from distill.curriculum import Chosen, curriculum, generation_seed, practice, share_of
+from distill.curriculum import Chosen, curriculum, generation_seed, place_of, practice, share_of
 from distill.ensemble import RewardEnsemble
 from distill.experiments.base import ExperimentConfig
 from distill.imitation import warm_start
@@ -108,13 +103,9 @@ class Lab:
         return Target(sure.answer, self.judge(adapter).verdicts, rate, sure.confidence)
 
     def alone(self) -> Judge:
-        """H with an assistant that refuses everything, so that it works all out by itself."""
-        sampler = ScriptedSampler(answers=lambda call: NONSENSE)
-        agent = Agent("none", ModelRef("none"), "none")
-        amplified = Amplified(
-            ProgramOverseer(self.tasks), agent, Dispatcher(sampler, Memo()), self.models.config.limits
-        )
-        return Judge(amplified, "H alone")
+        """H without any agent: it works all out by itself."""
+        nobody = Agent("none", ModelRef("none"), "none")
+        return self.models.judge(nobody, "H alone", alone=True)
 
     def judge(self, adapter: Path | None) -> Judge:
         """H^A with this agent."""
@@ -194,17 +185,9 @@ class Lab:
         if not count:
             return []
         kept = capped(found, count - count // 2, 0.5)
-        finds = [Chosen(each.question, *_place(self.tasks, each.question), "adversary") for each in kept]
+        finds = [Chosen(each.question, *place_of(self.tasks, each.question), "adversary") for each in kept]
         made = attacks(self.tasks, count - len(finds), False, seed, self.config.level, arm.families)
         return finds + [Chosen(attack.text, "", 0, f"attack:{attack.family}/{attack.task}") for attack in made]
-
-
-def _place(tasks: Mapping[str, Task], text: str) -> tuple[str, int]:
-    """Task and level of a question; "" and 0 where it makes no sense."""
-    for task in tasks.values():
-        if (level := task.level_of(text)) is not None:
-            return task.name, level
-    return "", 0
 
 
 def unacceptable(answers: Sequence[str], judged: Sequence[str | None]) -> float:
