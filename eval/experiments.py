@@ -23,14 +23,14 @@ ACROSS = 3
 
 
 def table(outcome: Outcome) -> Table:
-    """A row an arm; each figure's mean over the seeds and, with several, the lowest and the highest."""
+    """A row for each figure of each arm: its mean over the seeds and, with several, the lowest and the highest."""
     from rich.table import Table
 
-    drawn = Table(
-        "arm", *figures(outcome), title=f"{len(next(iter(outcome.values())))} seed(s): mean [lowest, highest]"
-    )
-    for arm, seeds in outcome.items():
-        drawn.add_row(arm, *(_cell([s["figures"].get(name) for s in seeds.values()]) for name in figures(outcome)))
+    drawn = Table("figure", "arm", f"mean of {len(next(iter(outcome.values())))} seed(s)")
+    for name in figures(outcome):
+        for place, (arm, seeds) in enumerate(outcome.items()):
+            values = [measured["figures"].get(name) for measured in seeds.values()]
+            drawn.add_row(name if place == 0 else "", arm, _cell(values), end_section=place + 1 == len(outcome))
     return drawn
 
 

@@ -23,7 +23,7 @@ def test_the_table_tells_mean_and_range() -> None:
     out = io.StringIO()
     Console(file=out, width=120).print(table(OUTCOME))
     assert "0.6 [0.5, 0.7]" in out.getvalue()
-    row = next(line for line in out.getvalue().splitlines() if "remedy & more" in line)
+    row = [line for line in out.getvalue().splitlines() if "remedy & more" in line][1]  # of the second figure
     assert "9" in row
 
 
