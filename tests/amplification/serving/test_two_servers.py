@@ -15,6 +15,7 @@ from typing import Any
 from amplification.agent import Agent
 from amplification.amplified import Amplified
 from amplification.benchmarks.episode import LIMITS, PREFIX, HalvingOverseer, distinct_questions
+from amplification.benchmarks.server import vllm_server
 from amplification.dispatch import Dispatcher
 from amplification.episode import Episode, StopReason
 from amplification.memo import Memo
@@ -43,12 +44,23 @@ class Watched(Memo):
 
 
 @contextmanager
-def server_process() -> Iterator[tuple[subprocess.Popen[str], str]]:
+def server_process(model: Path) -> Iterator[tuple[Callable[[], None], str]]:
+    """What kills a server, and its URL: vLLM with this model if AMPLIFY_SERVERS=vllm (which the benchmarks report), else
+    a small one that starts in no time."""
+    if os.environ.get("AMPLIFY_SERVERS") == "vllm":
+        with vllm_server(model, "--served-model-name", AGENT.model.base, "--dtype", "float32") as server:
+            yield server.kill, server.url
+        return
     command = [sys.executable, "-m", "tests.amplification.serving.faulty_server"]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+
+        def kill() -> None:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+
         try:
             assert process.stdout is not None
-            yield process, process.stdout.readline().strip()
+            yield kill, process.stdout.readline().strip()
         finally:
             process.kill()
 
@@ -61,14 +73,13 @@ def episode(urls: Sequence[str], store: Store, heard: Callable[[int], None]) -> 
     return asyncio.run(amplified.answer(Question(PREFIX + digits)))
 
 
-def test_an_episode_survives_the_death_of_a_server(tmp_path: Path) -> None:
+def test_an_episode_survives_the_death_of_a_server(tmp_path: Path, tiny_model: Path) -> None:
     killed: list[int] = []
-    with server_process() as (one, first), server_process() as (_, second):
+    with server_process(tiny_model) as (kill, first), server_process(tiny_model) as (_, second):
 
         def kill_in_the_middle(given: int) -> None:
             if given > CALLS // 5 and not killed:
-                os.kill(one.pid, signal.SIGKILL)
-                one.wait()
+                kill()
                 killed.append(given)
 
         store, undisturbed_store = Store.at(tmp_path / "killed.sqlite"), Store.at(tmp_path / "whole.sqlite")
