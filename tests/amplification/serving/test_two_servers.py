@@ -48,7 +48,9 @@ def server_process(model: Path) -> Iterator[tuple[Callable[[], None], str]]:
     """What kills a server, and its URL: vLLM with this model if AMPLIFY_SERVERS=vllm (which the benchmarks report), else
     a small one that starts in no time."""
     if os.environ.get("AMPLIFY_SERVERS") == "vllm":
-        with vllm_server(model, "--served-model-name", AGENT.model.base, "--dtype", "float32") as server:
+        with vllm_server(
+            model, "--served-model-name", AGENT.model.base, "--dtype", "float32", "--max-model-len", "64"
+        ) as server:
             yield server.kill, server.url
         return
     command = [sys.executable, "-m", "tests.amplification.serving.faulty_server"]
