@@ -45,8 +45,11 @@ class Watched(Memo):
 
 @contextmanager
 def server_process(model: Path) -> Iterator[tuple[Callable[[], None], str]]:
-    """What kills a server, and its URL: vLLM with this model if AMPLIFY_SERVERS=vllm (which the benchmarks report), else
-    a small one that starts in no time."""
+    """What kills a server, and its URL.
+
+    With AMPLIFY_SERVERS=vllm it is vLLM with this model (which the benchmarks report), else a small one that starts in no
+    time.
+    """
     if os.environ.get("AMPLIFY_SERVERS") == "vllm":
         with vllm_server(
             model, "--served-model-name", AGENT.model.base, "--dtype", "float32", "--max-model-len", "64"
