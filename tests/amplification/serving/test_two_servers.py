@@ -47,7 +47,7 @@ class Watched(Memo):
 def server_process(model: Path) -> Iterator[tuple[Callable[[], None], str]]:
     """What kills a server, and its URL.
 
-    With AMPLIFY_SERVERS=vllm it is vLLM with this model (which the benchmarks report), else a small one that starts in no
+    With AMPLIFY_SERVERS=vllm it is vLLM with this model (as the benchmarks report), else one that starts in no
     time.
     """
     if os.environ.get("AMPLIFY_SERVERS") == "vllm":
