@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,9 @@ from amplification.question import digest
 from amplification.records import message_from, message_record, node_record
 
 FORMAT = 3
+
+# How long a database that another process writes to is waited for, in milliseconds.
+BUSY_MS = 30_000
 
 # Values in one query: databases have a limit on them.
 AT_ONCE = 500
@@ -241,7 +245,21 @@ def _engine(url: str) -> Engine:
         @event.listens_for(engine, "connect")
         def _pragmas(connection: Any, _record: Any) -> None:
             # WAL lets readers work beside one writer; NORMAL survives kill -9 (only a power cut can lose the tail).
-            for pragma in ("busy_timeout=30000", "journal_mode=WAL", "synchronous=NORMAL"):
-                connection.execute(f"PRAGMA {pragma}")
+            connection.execute(f"PRAGMA busy_timeout={BUSY_MS}")
+            _patiently(lambda: connection.execute("PRAGMA journal_mode=WAL"))
+            connection.execute("PRAGMA synchronous=NORMAL")
 
     return engine
+
+
+def _patiently(work: Callable[[], object]) -> None:
+    """Do over what SQLite does not wait for: of two that turn a new database to WAL at once, one is refused."""
+    deadline = time.monotonic() + BUSY_MS / 1_000
+    while True:
+        try:
+            work()
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)

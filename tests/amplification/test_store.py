@@ -6,6 +6,7 @@ import sqlite3
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,6 +34,25 @@ def test_many_processes_make_and_fill_one_store(tmp_path: Path) -> None:
     with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:
         list(pool.map(opened_and_written, [path] * 4, range(4)))
     assert len(list(listed([Store.at(tmp_path / "s.sqlite")]))) == 80
+
+
+def _open(path: Path, together: Any) -> None:
+    together.wait()
+    Store.at(path).close()
+
+
+def test_a_new_store_is_opened_by_several_at_the_same_moment(tmp_path: Path) -> None:
+    """So often that one in ten refused would be met: SQLite waits for no other that turns a database to WAL."""
+    context = get_context("fork")
+    for number in range(40):
+        together = context.Barrier(4)
+        arguments = (tmp_path / f"{number}.sqlite", together)
+        processes = [context.Process(target=_open, args=arguments) for _ in range(4)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+        assert [process.exitcode for process in processes] == [0] * 4
 
 
 def test_a_reader_does_not_wait_for_a_writer(tmp_path: Path) -> None:

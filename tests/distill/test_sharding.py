@@ -16,10 +16,13 @@ from distill.sharding import shared_out, whole, whole_weights
 
 @pytest.fixture
 def mesh(tmp_path: Path) -> Iterator[DeviceMesh]:
-    """A mesh of this process alone."""
-    distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
+    """A mesh of this process alone; a serving back end that another test opened may have made its group already."""
+    mine = not distributed.is_initialized()
+    if mine:
+        distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
     yield init_device_mesh("cpu", (1,))
-    distributed.destroy_process_group()
+    if mine:
+        distributed.destroy_process_group()
 
 
 def test_pieces_are_put_together_and_shared_out_as_before(mesh: DeviceMesh) -> None:
