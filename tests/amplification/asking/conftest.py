@@ -91,6 +91,8 @@ class Typist:
     def __init__(self, command: list[str], environment: dict[str, str]) -> None:
         self.pid, self.terminal = pty.fork()
         if self.pid == 0:
+            # Tests that a shell began in the background have it ignored, and whoever they start inherits that.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.execve(command[0], command, environment)
         self.seen, self._read_up_to = "", 0
         self.status: int | None = None
