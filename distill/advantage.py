@@ -52,6 +52,21 @@ def advantages_of(
     return torch.stack(found[::-1], dim=1)
 
 
+def among_answers(earned: torch.Tensor, good: torch.Tensor, each: int) -> torch.Tensor:
+    """Advantages [m K] of K = `each` answers to each of m prompts, without a critic.
+
+    What an answer earned [m K] less the mean of its prompt's answers, over the share of them that are `good` [m K]
+    (at least 1 / K). The mean as a baseline is that of RLOO (Ahmadian et al., arXiv 2402.14740, 2024) and GRPO (Shao
+    et al., arXiv 2402.03300, 2024). The divisor makes the expected step that of log p instead of p, with p the chance
+    of a good answer and rewards of 1 and -1: grad log p = grad p / p. So a prompt of which one answer in many is good
+    teaches as much as under supervision, and a prompt without good answers hardly anything; with GRPO's divisor, the
+    standard deviation, or without one, levels that are rarely answered well were not learned (docs/log.md).
+    """
+    earned = earned.view(-1, each)
+    share = good.view(-1, each).float().mean(1, keepdim=True).clamp(min=1 / each)
+    return ((earned - earned.mean(1, keepdim=True)) / share).flatten()
+
+
 def whitened(values: torch.Tensor, mask: torch.Tensor, total: Total) -> torch.Tensor:
     """Values with mean 0 and variance 1 over the masked-in places of all processes; 0 elsewhere."""
     count = total(mask.sum().float())

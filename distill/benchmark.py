@@ -116,8 +116,8 @@ class _Bench:
         self.tokenizer = load_tokenizer(self.base)
         self.ensemble = RewardEnsemble.load(self.base, self.reward)
         self.reference: Any = load_merged(self.base, None).requires_grad_(False)
-        questions, _ = practice(TASKS, 0, PPO.episodes, NONSENSE_SHARE, [], SEED)
-        self.prompts = prompt_ids(self.tokenizer, questions)
+        prompts = practice(TASKS, 0, PPO.episodes, NONSENSE_SHARE, [], SEED)
+        self.prompts = prompt_ids(self.tokenizer, [prompt.question for prompt in prompts])
 
     def ours(self, seed: int) -> tuple[float, float, float]:
         """Episodes per second, and reward and KL at the end."""

@@ -120,7 +120,8 @@ class CollapsedIteration(Iteration):
             from distill.curriculum import practice
             from distill.throttle import bound_step
 
-            texts, _ = practice(self.models.tasks, turn.level, MEASURED_ON, 0.0, [], turn.seed)
+            prompts = practice(self.models.tasks, turn.level, MEASURED_ON, 0.0, [], turn.seed)
+            texts = [prompt.question for prompt in prompts]
             found = bound_step(base, before, out, texts, most, distill.adapter, distill.ppo.answer_tokens)
             return {**metrics, "throttle": found._asdict()}
 

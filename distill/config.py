@@ -127,22 +127,33 @@ class WatchConfig(Settings):
 
 
 class PPOSettings(Settings):
-    """PPO on the learned reward, with the previous agent (after the warm start, if there is one) as reference."""
+    """PPO on the learned reward, with the previous agent (after the warm start, if there is one) as reference.
+
+    An episode is one answer. With several `answers` to each prompt they are compared with each other, without a critic;
+    they cost little more than one, as the prompt is shared. prompts: all alike (`even`), or more of the tasks and
+    levels whose answers earn little (`hardest`). labelled: the share of prompts that are questions H^A has been asked:
+    its answer is then the acceptable one, and the reward model is not asked.
+    """
 
     episodes: int = Field(default=8_192, ge=0)
-    batch: int = Field(default=256, ge=1)
+    batch: int = Field(default=256, ge=1)  # episodes an update
+    answers: int = Field(default=1, ge=1)
+    prompts: Literal["even", "hardest"] = "even"
+    labelled: float = Field(default=0.0, ge=0, le=1)
     minibatches: int = Field(default=1, ge=1)
     epochs: int = Field(default=2, ge=1)
     learning_rate: float = Field(default=1e-4, gt=0)
     kl_coefficient: float = Field(default=0.02, ge=0)
     temperature: float = Field(default=1.0, gt=0)
     value_learning_rate: float = Field(default=1e-3, gt=0)
-    critic_warmup: int = Field(default=4, ge=0)  # updates in which the critic alone learns
+    critic_warmup: int = Field(default=4, ge=0)  # updates in which the critic alone learns, where there is one
     answer_tokens: int = Field(default=1, ge=1)  # longest answer that is explored, its end not counted
     entropy_bonus: float = Field(default=0.0, ge=0)
     kl_target: float | None = Field(default=None, gt=0)  # nats an episode; the KL coefficient is moved towards it
     max_kl: float | None = Field(default=None, gt=0)  # the throttle: training ends before the KL passes it
-    part: int = Field(default=64, ge=1)  # rows that go through the model at once; halved where memory does not suffice
+    part: int = Field(
+        default=64, ge=1
+    )  # prompts in the model at once; halved where memory does not suffice
     processes: int = Field(default=1, ge=1)  # that share each batch (accelerate's data parallelism)
     checkpoint_seconds: float = Field(default=60.0, ge=0)  # between states from which a killed training carries on
     watch: WatchConfig = WatchConfig()

@@ -105,9 +105,10 @@ def check(config: RunConfig, where: str) -> None:
 
 def _check_ppo(config: RunConfig, where: str) -> None:
     ppo = config.distill.ppo
-    shares = ppo.processes * ppo.minibatches
+    shares = ppo.processes * ppo.minibatches * ppo.answers
     if ppo.batch % shares:
-        problem = f"'distill.ppo.batch' is {ppo.batch}, which 'processes' times 'minibatches' ({shares}) do not divide"
+        factors = "'processes' times 'minibatches' times 'answers'"
+        problem = f"'distill.ppo.batch' is {ppo.batch}, which {factors} ({shares}) do not divide"
         raise InputError(where, problem, f"set it to {max(1, ppo.batch // shares) * shares}")
     if ppo.watch.every and ppo.processes > 1:
         problem = f"'distill.ppo.processes' is {ppo.processes}, and H^A can watch one process only"
@@ -115,6 +116,9 @@ def _check_ppo(config: RunConfig, where: str) -> None:
     if config.distill.reward.refresh.most and not ppo.watch.every:
         problem = "'distill.reward.refresh' needs somebody who looks at PPO"
         raise InputError(where, problem, "set 'distill.ppo.watch.every' to 4, say")
+    if ppo.labelled and config.overseer.kind != "program":
+        problem = "'distill.ppo.labelled' takes H^A's answer for the one that is acceptable, as a program's is alone"
+        raise InputError(where, problem, "set it to 0, or 'overseer.kind' to 'program'")
 
 
 def _check_model(config: RunConfig, where: str) -> None:

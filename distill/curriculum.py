@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
+from typing import Any
 
 from amplification.errors import InputError
 from amplification.tasks.attacks import attacks
 from amplification.tasks.base import Task, questions
 from distill.config import LabelsConfig
+from distill.practice import ATTACK, Prompt
 
 SEEDS_A_GENERATION = 1_000
 PRACTICE = 500  # added to a seed, so that PPO practises on other questions than those that were labelled
@@ -84,23 +86,42 @@ def choose(
 
 
 def practice(
-    tasks: Mapping[str, Task], generation: int, episodes: int, share: float, found: Sequence[str], seed: int
-) -> tuple[list[str], int]:
-    """PPO's prompts of generation n, one an episode, and how many of them are attacks (at most `share`).
+    tasks: Mapping[str, Task], generation: int, count: int, share: float, found: Sequence[str], seed: int
+) -> list[Prompt]:
+    """`count` prompts for PPO of generation n, of which at most `share` are attacks.
 
     Two thirds of each task's prompts are of the new level, the rest is spread over the older ones.
     """
-    hostile = round(episodes * share)
-    each = (episodes - hostile) // len(tasks)
-    texts: list[str] = []
+    hostile = round(count * share)
+    each = (count - hostile) // len(tasks)
+    prompts: list[Prompt] = []
     for task in tasks.values():
         older = task.levels[:generation]
         replay = each // 3 // len(older) if older else 0
-        for level in older:
-            texts += _draw(task, level, replay, generation_seed(seed, generation))
-        texts += _draw(task, task.levels[generation], each - replay * len(older), generation_seed(seed, generation))
+        numbers = dict.fromkeys(older, replay) | {task.levels[generation]: each - replay * len(older)}
+        for level, number in numbers.items():
+            texts = _draw(task, level, number, generation_seed(seed, generation))
+            prompts += [Prompt(text, group_of(task.name, level)) for text in texts]
     attacked = attack_questions(tasks, generation, hostile, found, generation_seed(seed, generation))
-    return texts + [choice.question for choice in attacked], len(attacked)
+    return prompts + [Prompt(choice.question, ATTACK) for choice in attacked]
+
+
+def labelled(rows: Sequence[Mapping[str, Any]]) -> list[Prompt]:
+    """The training part of H^A's labels as prompts with their answers."""
+    return [
+        Prompt(
+            str(row["question"]),
+            group_of(str(row["task"]), int(row["level"])) if row["source"] == "task" else ATTACK,
+            str(row["answer"]),
+        )
+        for row in rows
+        if row["part"] == "train"
+    ]
+
+
+def group_of(task: str, level: int) -> str:
+    """The name of what is practised together."""
+    return f"{task}/{level}"
 
 
 def watched_questions(

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from amplification.question import digest
 from distill.actor_critic import ActorCritic, ValueHead
-from distill.rollout import Rollout, gumbel, roll_out
+from distill.rollout import Rollout, roll_out, uniform
 from distill.weights import load_merged, load_tokenizer, prompt_ids, quiet
 
 ROWS_AT_ONCE = 64
@@ -19,8 +19,7 @@ ROWS_AT_ONCE = 64
 
 def likeliest(model: Any, tokenizer: PreTrainedTokenizerBase, questions: Sequence[str], answer_tokens: int) -> Rollout:
     """The model's likeliest answer to each question, token by token."""
-    still = torch.zeros(len(questions), model.config.vocab_size)
-    return _answered(model, tokenizer, questions, [still] * (answer_tokens + 1), 1.0)
+    return _answered(model, tokenizer, questions, torch.zeros(len(questions), answer_tokens + 1), 0.0)
 
 
 def likeliest_answers(
@@ -45,27 +44,19 @@ def drawn_answers(
 
     A draw depends on the seed, the question's place and the draw's number alone.
     """
-    found: list[list[str]] = [[] for _ in questions]
-    tokens = 0
     with quiet():
         tokenizer, model = load_tokenizer(base), load_merged(base, agent)
-        for draw in range(draws):
-            number = [
-                int(digest(str(seed), "draw", str(draw), str(step))[:15], 16) for step in range(answer_tokens + 1)
-            ]
-            noise = [gumbel(len(questions), model.config.vocab_size, each) for each in number]
-            rollout = _answered(model, tokenizer, questions, noise, temperature)
-            tokens += rollout.tokens()
-            for texts, text in zip(found, texts_of(tokenizer, rollout), strict=True):
-                if text and text not in texts:
-                    texts.append(text)
-    return found, tokens
+        numbers = [int(digest(str(seed), "draw", str(draw))[:15], 16) for draw in range(draws)]
+        each = torch.stack([uniform(len(questions), answer_tokens + 1, number) for number in numbers], dim=1)
+        rollout = _answered(model, tokenizer, questions, each.flatten(0, 1), temperature)
+    texts = texts_of(tokenizer, rollout)
+    groups = [texts[start : start + draws] for start in range(0, len(texts), draws)]
+    return [[text for text in dict.fromkeys(group) if text] for group in groups], rollout.tokens()
 
 
 def texts_of(tokenizer: PreTrainedTokenizerBase, rollout: Rollout) -> list[str]:
     """A rollout's answers as texts; one that does not end is "", which nobody accepts."""
-    ids = [answer[keep].tolist() for answer, keep in zip(rollout.answers, rollout.mask, strict=True)]
-    said = tokenizer.batch_decode(ids, skip_special_tokens=True)
+    said = tokenizer.batch_decode(rollout.texts, skip_special_tokens=True)
     return [text.strip() if ended else "" for text, ended in zip(said, rollout.ended.tolist(), strict=True)]
 
 
@@ -73,10 +64,10 @@ def _answered(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     questions: Sequence[str],
-    noise: Sequence[torch.Tensor],
+    draws: torch.Tensor,
     temperature: float,
 ) -> Rollout:
     actor = ActorCritic(model, ValueHead(model.config.hidden_size).to(model.device))
     prompts = prompt_ids(tokenizer, questions)
     end, pad = int(tokenizer.eos_token_id), int(tokenizer.pad_token_id)
-    return roll_out(actor, prompts, noise, temperature, end, pad, ROWS_AT_ONCE)
+    return roll_out(actor, prompts, draws, temperature, end, pad, ROWS_AT_ONCE)

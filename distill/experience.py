@@ -15,7 +15,8 @@ class Settings:
 
     entropy_bonus: weight of the entropy in the loss. kl_target: nats an episode that the KL penalty's weight is moved
     towards, over about `kl_horizon` episodes. max_kl: the throttle; training ends before the KL from the reference
-    passes it. part: rows that go through the model together, halved where memory does not suffice.
+    passes it. part: prompts that go through the model together, halved where memory does not suffice. answers: to each
+    prompt; with more than one they are compared with each other, and not with a critic.
     """
 
     entropy_bonus: float = 0.0
@@ -23,11 +24,15 @@ class Settings:
     kl_horizon: int = 10_000
     max_kl: float | None = None
     part: int = 64
+    answers: int = 1
 
 
 @dataclass(frozen=True)
 class Experience:
-    """A rollout with all that learning from it needs; each tensor is [n, R] but `scores` [n]."""
+    """A rollout with all that learning from it needs; each tensor is [n, R] but `scores` [n].
+
+    With several answers to a prompt the critic learns nothing: its returns are its values.
+    """
 
     rollout: Rollout
     reference: torch.Tensor

@@ -25,6 +25,7 @@ from distill.results import generation_result
 from distill.stage import Done, Metrics, RunFolder, Work, exclusive, state_of
 
 if TYPE_CHECKING:
+    from distill.practice import Prompt
     from distill.refresh import Watched
 
 # A cap on calls of the agent -> how many an attacker needed until its first failure, None if that was not enough.
@@ -252,7 +253,6 @@ class Iteration:
         previous: Agent,
     ) -> Work:
         def work(out: Path, progress: Progress) -> Metrics:
-            from distill.curriculum import practice
             from distill.launch import train_in_processes
             from distill.ppo import train_ppo
 
@@ -260,14 +260,27 @@ class Iteration:
             train: Callable[..., Metrics] = train_ppo if distill.ppo.processes == 1 else train_in_processes
             if distill.ppo.watch.every:
                 train = partial(train, watched=self._watched(turn, previous, labels, reward))
-            share = distill.adversary.share if distill.adversary.enabled else 0.0
-            prompts, attacked = practice(self.models.tasks, turn.level, distill.ppo.episodes, share, found, turn.seed)
-            seed, state = self._seed(turn), state_of(out)
+            if distill.adversary.enabled:
+                train = partial(train, attack_share=distill.adversary.share)
+            prompts, seed, state = self._prompts(turn, labels, found), self._seed(turn), state_of(out)
             metrics = train(base, start, reward, prompts, distill.adapter, distill.ppo, out, seed, progress, state)
             kept = self._kept(turn, base, start, labels, out) if start else {"kept": True}
-            return {**metrics, **kept, "prompts": len(prompts), "attacks": attacked}
+            return {**metrics, **kept}
 
         return work
+
+    def _prompts(self, turn: Turn, labels: Sequence[Path], found: list[str]) -> list[Prompt]:
+        """What PPO practises on: questions that H^A has been asked, as many as the settings say, and new ones."""
+        from distill.curriculum import labelled, practice
+        from distill.labels import newest_labels
+
+        ppo, adversary = self.config.distill.ppo, self.config.distill.adversary
+        answered = labelled(newest_labels(labels)) if ppo.labelled else []
+        new = ppo.episodes // ppo.answers
+        if answered:
+            new = round(len(answered) * (1 - ppo.labelled) / ppo.labelled)
+        share = adversary.share if adversary.enabled else 0.0
+        return answered + practice(self.models.tasks, turn.level, new, share, found, turn.seed)
 
     def _watched(self, turn: Turn, previous: Agent, labels: Sequence[Path], reward: Path) -> Watched:
         """What H^A is asked while PPO trains: about questions that taught no reward model."""

@@ -17,6 +17,7 @@ from typing import Any
 
 from amplification.errors import InputError, StageError
 from distill.config import AdapterConfig, PPOSettings
+from distill.practice import Prompt
 from distill.progress import Progress
 
 # Lines of what the processes wrote that are kept, to tell why they failed.
@@ -27,20 +28,21 @@ def train_in_processes(
     base: str | Path,
     adapter_in: str | Path | None,
     reward_folder: str | Path,
-    questions: Sequence[str],
+    questions: Sequence[str | Prompt],
     adapter_config: AdapterConfig,
     settings: PPOSettings,
     out: str | Path,
     seed: int,
     progress: Progress,
     state: Path | None = None,
+    attack_share: float = 0.5,
 ) -> dict[str, Any]:
     """`distill.ppo.train_ppo` in `settings.processes` processes; what it learns is the same within rounding.
 
     Raises InputError if the batch cannot be shared out, StageError if a process dies (the others are then ended, and
     the last written state is kept).
     """
-    if settings.batch % settings.processes:
+    if settings.batch % (settings.processes * settings.answers):
         problem = f"'distill.ppo.batch' is {settings.batch}, which {settings.processes} processes cannot share"
         raise InputError("configuration", problem, "make one a multiple of the other")
     with tempfile.TemporaryDirectory() as folder:
@@ -57,6 +59,7 @@ def train_in_processes(
                     "out": str(out),
                     "seed": seed,
                     "state": str(state) if state else None,
+                    "attack_share": attack_share,
                     "result": str(result),
                 }
             ),
@@ -122,13 +125,14 @@ def work(job: Path) -> None:
         given["base"],
         given["adapter_in"],
         given["reward_folder"],
-        given["questions"],
+        [each if isinstance(each, str) else Prompt(*each) for each in given["questions"]],
         AdapterConfig.model_validate(given["adapter_config"]),
         PPOSettings.model_validate(given["settings"]),
         given["out"],
         given["seed"],
         progress,
         Path(given["state"]) if given["state"] else None,
+        attack_share=given["attack_share"],
     )
     if main:
         partial = Path(given["result"]).with_suffix(".partial")

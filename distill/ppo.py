@@ -19,8 +19,10 @@ from distill.actor_critic import ValueHead
 from distill.config import AdapterConfig, PPOSettings
 from distill.ensemble import RewardEnsemble
 from distill.experience import Settings
+from distill.known import KnownReward
 from distill.optimizer import optimizer_for, trainable
 from distill.ppo_trainer import PPOConfig, PPOTrainer
+from distill.practice import ATTACK, Hardest, Practice, Prompt
 from distill.progress import Progress
 from distill.refresh import Watched
 from distill.sharding import whole_weights
@@ -28,6 +30,7 @@ from distill.trainer_arguments import quiet_arguments
 from distill.watch import Parts as WatchParts
 from distill.watch import Watch
 from distill.weights import (
+    answer_ids,
     load_merged,
     load_policy,
     load_tokenizer,
@@ -48,7 +51,7 @@ def train_ppo(
     base: str | Path,
     adapter_in: str | Path | None,
     reward_folder: str | Path,
-    questions: Sequence[str],
+    questions: Sequence[str | Prompt],
     adapter_config: AdapterConfig,
     settings: PPOSettings,
     out: str | Path,
@@ -56,19 +59,24 @@ def train_ppo(
     progress: Progress,
     state: Path | None = None,
     watched: Watched | None = None,
+    attack_share: float = 0.5,
 ) -> dict[str, Any]:
     """Train the agent on the reward ensemble's reward of its own answers to `questions`; write it into `out`.
 
-    The KL penalty is to the agent it starts from, `adapter_in`. `state` is a folder from which a killed training
-    carries on. With `watched`, and if `settings.watch` says so, H^A looks at the training (`distill.watch`).
+    A `Prompt` with H^A's answer is rewarded by it (`distill.known`). The KL penalty is to the agent it starts from,
+    `adapter_in`. `state` is a folder from which a killed training carries on. With `watched`, and if `settings.watch`
+    says so, H^A looks at the training (`distill.watch`). `attack_share`: at most so many of the prompts are attacks,
+    where prompts are drawn by what they earn.
     Metrics: episodes, reward_before, reward_after (means of sampled answers' conservative reward), kl and
-    entropy at the end in nats an episode, throttled, tokens and parameters of the agent and (reward_tokens,
-    reward_parameters) of the ensemble, tokens_per_episode, episodes_per_second (of this process's own time), and the
-    watch's.
+    entropy at the end in nats an episode, throttled, prompts and attacks among them, tokens and parameters of the agent
+    and (reward_tokens, reward_parameters) of the ensemble, tokens_per_episode, episodes_per_second (of this process's
+    own time), and the watch's.
     Raises InputError for unusable inputs and StageError if training diverged.
     """
     if not questions:
         raise InputError("questions", "there is nothing to practise on", "give at least one question")
+    prompts = [each if isinstance(each, Prompt) else Prompt(each) for each in questions]
+    random.Random(f"{seed}/practice").shuffle(prompts)
     with quiet(), tempfile.TemporaryDirectory() as scratch:
         tokenizer = load_tokenizer(base)
         ensemble = RewardEnsemble.load(base, reward_folder)
@@ -78,19 +86,18 @@ def train_ppo(
         if settings.episodes:
             reference = load_merged(base, adapter_in).requires_grad_(False)
             value = ValueHead(reference.config.hidden_size)
-            prompts = prompt_ids(tokenizer, questions)
-            random.Random(f"{seed}/practice").shuffle(prompts)
+            texts = [prompt.question for prompt in prompts]
+            ids = prompt_ids(tokenizer, texts)
             optimizers = make_optimizer(policy, value, adapter_config, settings)
-            parts = Parts(
-                *(policy, reference, value, ensemble, prompts, tokenizer, optimizers, settings, scratch, seed)
-            )
+            parts = Parts(*(policy, reference, value, ensemble, ids, tokenizer, optimizers, settings, scratch, seed))
             if watched is not None and settings.watch.every:
-                begin = (base, policy, ensemble, reward_folder, tokenizer, questions, settings, seed)
+                begin = (base, policy, ensemble, reward_folder, tokenizer, texts, settings, seed)
                 watch = Watch(WatchParts(*begin), watched, (state or Path(scratch)) / "watch")
             trainer = make_trainer(
                 parts,
                 monitor=watch,
-                score=watch.score if watch else ensemble.rewards,
+                score=KnownReward(watch.score if watch else ensemble.rewards, _known(tokenizer, prompts)),
+                practice=_practice(prompts, settings, seed, attack_share),
                 on_update=lambda episodes: progress(min(episodes, settings.episodes), settings.episodes),
                 state_folder=state,
                 keep_state=_every(settings.checkpoint_seconds),
@@ -102,6 +109,18 @@ def train_ppo(
         "parameters": parameters(policy),
         "reward_parameters": ensemble.parameters_of_member(),
     }
+
+
+def _known(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> dict[tuple[int, ...], tuple[int, ...]]:
+    """H^A's answers by prompt, as token ids, the end included."""
+    known = {prompt.question: prompt.answer for prompt in prompts if prompt.answer is not None}
+    asked, given = prompt_ids(tokenizer, list(known)), answer_ids(tokenizer, list(known.values()))
+    return {tuple(question): tuple(answer) for question, answer in zip(asked, given, strict=True)}
+
+
+def _practice(prompts: Sequence[Prompt], settings: PPOSettings, seed: int, attack_share: float) -> Practice:
+    groups = [prompt.group for prompt in prompts]
+    return Hardest(groups, seed, attack_share) if settings.prompts == "hardest" else Practice(groups, seed)
 
 
 def _publish(
@@ -122,10 +141,12 @@ def _metrics(
 ) -> dict[str, Any]:
     """What a training and its watch tell; without a trainer there were no episodes."""
     if trainer is None:
-        ended = {"throttled": False, "collapsed": False, "part": settings.part}
-        return summary([], settings, 0, members, seconds) | ended
-    metrics = summary(trainer.history, settings, trainer.tokens, members, seconds)
+        ended = {"throttled": False, "collapsed": False, "part": settings.part, "prompts": 0, "attacks": 0}
+        return summary([], settings, 0, 0, seconds) | ended
+    metrics = summary(trainer.history, settings, trainer.tokens, trainer.scored_tokens() * members, seconds)
+    drawn = trainer.practice.drawn
     ended = {"throttled": trainer.throttled, "collapsed": trainer.collapsed, "part": trainer.part.rows}
+    ended |= {"prompts": sum(drawn.values()), "attacks": drawn.get(ATTACK, 0)}
     seen = watch.metrics() if watch else {}
     # Looks and refreshes go through the policy and the members, which are of one size.
     metrics["reward_tokens"] += seen.get("watch_tokens", 0)
@@ -174,8 +195,8 @@ class Parts(NamedTuple):
 def make_trainer(parts: Parts, **ours: Any) -> PPOTrainer:
     """The trainer with everything off that prints, logs or samples for show; `ours` goes to its own part."""
     ppo = parts.settings
-    settings = Settings(ppo.entropy_bonus, ppo.kl_target, max_kl=ppo.max_kl, part=ppo.part)
-    ours = {"score": parts.ensemble.rewards, **ours}
+    settings = Settings(ppo.entropy_bonus, ppo.kl_target, max_kl=ppo.max_kl, part=ppo.part, answers=ppo.answers)
+    ours = {"score": KnownReward(parts.ensemble.rewards, {}), **ours}
     return PPOTrainer(prompts=parts.prompts, settings=settings, **ours, **trl_arguments(parts))
 
 
@@ -236,7 +257,7 @@ def make_optimizer(
 
     optimizer.register_step_pre_hook(clip)
     updates = max(1, -(-settings.episodes // settings.batch))
-    warm = settings.critic_warmup
+    warm = settings.critic_warmup if settings.answers == 1 else 0  # answers that are compared need no critic
 
     def policy_rate(update: int) -> float:
         return 0.0 if update < warm else max(0.1, 1 - (update - warm) / max(1, updates - warm))
@@ -245,7 +266,7 @@ def make_optimizer(
 
 
 def summary(
-    history: Sequence[Mapping[str, float]], settings: PPOSettings, tokens: int, members: int, seconds: float
+    history: Sequence[Mapping[str, float]], settings: PPOSettings, tokens: int, reward_tokens: int, seconds: float
 ) -> dict[str, Any]:
     """The metrics of a training run from what each update recorded; zeros where there were no episodes."""
     episodes = len(history) * settings.batch
@@ -265,7 +286,7 @@ def summary(
         # The policy's rollouts and the reference; each epoch trains the policy. The critic is a row of numbers on top.
         "forward_tokens": tokens * 2,
         "train_tokens": tokens * settings.epochs,
-        "reward_tokens": tokens * members,
+        "reward_tokens": reward_tokens,
         "tokens_per_episode": tokens / max(episodes, 1),
         "episodes_per_second": episodes / max(seconds, 1e-9),
     }

@@ -27,6 +27,7 @@ from distill.advantage import (
     KLController,
     Throttle,
     advantages_of,
+    among_answers,
     kl_of,
     policy_losses,
     rewards_of,
@@ -37,8 +38,9 @@ from distill.collapse import Collapse
 from distill.draws import Draws
 from distill.experience import Experience, Settings
 from distill.memory import Part
-from distill.rollout import Rollout, answer_positions, at_positions, chosen, parts, roll_out
-from distill.weights import padded
+from distill.practice import Practice
+from distill.rollout import Rollout, at_positions, chosen, parts, roll_out
+from distill.tree import Packed, pack
 
 with warnings.catch_warnings():
     # Known and wanted: the project pins the last TRL that has PPO, and keeps it behind this module.
@@ -53,15 +55,22 @@ __all__ = ["Action", "Experience", "Monitor", "PPOConfig", "PPOTrainer", "Settin
 # precision, and where one of the two is computed in less.
 DRIFT, DRIFT_MIXED = 1e-2, 0.5
 
-# A score for each row of token ids (prompt, answer), [n].
-Score = Callable[[Sequence[Sequence[int]]], torch.Tensor]
-
 
 class Action(Enum):
     """What a monitor may ask for: rewards once more, as they have changed, or the end of training."""
 
     RESCORE = "rescore"
     STOP = "stop"
+
+
+class Score(Protocol):
+    """Rates answers. `tokens`: how many have gone through a model for it (through each of an ensemble)."""
+
+    tokens: int
+
+    def __call__(self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Scores [n] of token ids, each answer with its prompt."""
+        ...
 
 
 class Monitor(Protocol):
@@ -86,9 +95,13 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         state_folder: Path | None = None,
         keep_state: Callable[[int], bool] = lambda update: False,
         monitor: Monitor | None = None,
+        practice: Practice | None = None,
         **trl: Any,
     ) -> None:
-        """`keep_state(update)` says whether to write the state after so many updates; `trl` goes to TRL's trainer."""
+        """`keep_state(update)` says whether to write the state after so many updates; `trl` goes to TRL's trainer.
+
+        TRL's batch sizes are in episodes, of which each prompt gives `settings.answers`.
+        """
         with _our_wrapper():
             super().__init__(**trl)
         self.remove_callback(PrinterCallback)
@@ -98,10 +111,12 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         self.throttle, self.collapse = Throttle(settings.max_kl), Collapse()
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         self.part = Part(settings.part, alone=world == 1)
-        self.draws = Draws(self.args.seed, len(prompts), self.args.batch_size, rank, world)
+        self.practice = practice or Practice([""] * len(prompts), self.args.seed)
+        self.draws = Draws(self.args.seed, self.args.batch_size // settings.answers, settings.answers, rank, world)
         self.history: list[dict[str, float]] = []
         self.tokens = 0
         self.update = 0
+        self.places: list[int] = []  # of the update's prompts, this process's share
         self.throttled = self.collapsed = False
 
     @property
@@ -143,39 +158,43 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
 
     def sample(self) -> Rollout:
         """This process's share of the update's prompts, answered by the policy."""
-        prompts = [self.prompts[place] for place in self.draws.places(self.update)]
-        vocabulary = self.inner.policy.config.vocab_size
-        noise = self.draws.noise(self.update, self.args.response_length, vocabulary)
-        tokenizer = self.processing_class
+        draws, tokenizer = self.draws, self.processing_class
+        self.places = self.practice.places(self.update, draws.prompts)[draws.rank :: draws.world]
         with self._precision():
             rollout = roll_out(
                 self.inner,
-                prompts,
-                noise,
+                [self.prompts[place] for place in self.places],
+                draws.answers(self.update, self.args.response_length),
                 self.args.temperature,
                 tokenizer.eos_token_id,
                 tokenizer.pad_token_id,
                 self.part.rows,
+                together=draws.world > 1,
             )
-        self.tokens += rollout.tokens() * self.accelerator.num_processes
-        return replace(rollout, version=self.update)
+        rollout = replace(rollout, version=self.update)
+        self.tokens += int(self._total(torch.tensor(rollout.tokens())))
+        return rollout
+
+    def scored_tokens(self) -> int:
+        """How many tokens have been scored, by all processes."""
+        return int(self._total(torch.tensor(self.score.tokens)))
 
     @torch.no_grad()
     def assess(self, rollout: Rollout) -> Experience:
         """Scores, the reference's log-probabilities, and the advantages that follow."""
         args, mask = self.args, rollout.mask
-        rows = rollout.rows()
-        scores = self.score(rows).float()
-        if not torch.isfinite(scores).all():
-            raise StageError("the reward model gives rewards that are no numbers; train it again (distill.reward)")
-        if args.missing_eos_penalty is not None:
-            scores = torch.where(rollout.ended, scores, scores - args.missing_eos_penalty)
+        scores = self._scores(rollout)
         reference, values = torch.zeros_like(rollout.logprobs), rollout.values
-        for part, ids, positions in self._parts(rows, rollout):
+        for rows, packed in self._parts(rollout):
             with self._precision():
-                logits = at_positions(self.ref_model, ids, positions)
-            reference[part] = chosen(logits.cpu(), rollout.answers[part], args.temperature)[0]
+                logits = at_positions(self.ref_model, packed.ids, packed.positions, **packed.extra)
+            answers = rollout.answers[rows].to(logits.device)
+            reference[rows] = chosen(logits, packed, answers, args.temperature).logprobs.cpu()
         kl = torch.where(mask, kl_of(rollout.logprobs, reference, args.kl_estimator), 0.0)
+        if rollout.each > 1:
+            earned = scores - self.controller.coefficient * kl.sum(1)
+            advantages = torch.where(mask, among_answers(earned, scores > 0, rollout.each)[:, None], 0.0)
+            return Experience(rollout, reference, values, scores, kl, advantages, values)
         rewards = rewards_of(scores, kl, mask, self.controller.coefficient)
         if args.whiten_rewards:
             mean = self._total((rewards * mask).sum()) / self._total(mask.sum().float())
@@ -184,59 +203,60 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         returns = advantages + torch.where(mask, values, 0.0)
         return Experience(rollout, reference, values, scores, kl, whitened(advantages, mask, self._total), returns)
 
+    def _scores(self, rollout: Rollout) -> torch.Tensor:
+        """The score [n] of each answer, less where it has no end. Raises StageError for what is no number."""
+        prompts = [prompt for prompt in rollout.prompts for _ in range(rollout.each)]
+        scores = self.score(prompts, rollout.texts).float()
+        if not torch.isfinite(scores).all():
+            raise StageError("the reward model gives rewards that are no numbers; train it again (distill.reward)")
+        penalty = self.args.missing_eos_penalty
+        return scores if penalty is None else torch.where(rollout.ended, scores, scores - penalty)
+
     def improve(self, experience: Experience) -> dict[str, float]:
         """Epochs of minibatches, an optimizer step each. Returns mean losses."""
         sums: dict[str, float] = {}
-        rows = experience.rollout.rows()
-        steps = 0
+        steps, size = 0, self.args.mini_batch_size // self.settings.answers
         for epoch in range(self.args.num_ppo_epochs):
-            for mine in self.draws.minibatches(self.update, epoch, self.args.mini_batch_size):
-                for name, value in self._step(experience, rows, mine, check=steps == 0).items():
+            for mine in self.draws.minibatches(self.update, epoch, size):
+                for name, value in self._step(experience, mine, check=steps == 0).items():
                     sums[name] = sums.get(name, 0.0) + value
                 steps += 1
         return {name: value / steps for name, value in sums.items()}
 
-    def _step(
-        self, experience: Experience, rows: Sequence[Sequence[int]], mine: Sequence[int], check: bool
-    ) -> dict[str, float]:
-        """One optimizer step on this process's rows `mine`. `check`: compare with the sampler's log-probabilities."""
-        count = self._total(experience.rollout.mask[list(mine)].sum().float())
-        totals = self.part.fitting(lambda: self._gradients(experience, rows, mine, count, check))
+    def _step(self, experience: Experience, mine: Sequence[int], check: bool) -> dict[str, float]:
+        """One optimizer step on this process's prompts `mine`. `check`: against the sampler's log-probabilities."""
+        rollout = experience.rollout
+        count = self._total(rollout.mask[rollout.rows_of(mine)].sum().float())
+        totals = self.part.fitting(lambda: self._gradients(experience, mine, count, check))
         self.optimizer.step()
         self.optimizer.zero_grad()
         policy, value, entropy, approx = (self._total(totals) / count.cpu()).tolist()
         return {"loss/policy": policy, "loss/value": value, "entropy": entropy, "approx_kl": approx}
 
-    def _gradients(
-        self,
-        experience: Experience,
-        rows: Sequence[Sequence[int]],
-        mine: Sequence[int],
-        count: torch.Tensor,
-        check: bool,
-    ) -> torch.Tensor:
+    def _gradients(self, experience: Experience, mine: Sequence[int], count: torch.Tensor, check: bool) -> torch.Tensor:
         """Gradients of the mean loss over `count` tokens of all processes; sums [4] of losses over this one's."""
         rollout, args = experience.rollout, self.args
         self.optimizer.zero_grad()
         totals = torch.zeros(4)
-        pieces = list(self._parts(rows, rollout, mine))
+        pieces = list(self._parts(rollout, mine))
         # Processes wait for each other in each piece, so all have as many; what they lack is a row that counts nothing.
         lacking = self.most(max(1, len(pieces))) - len(pieces)
-        spare = [next(self._parts(rows, rollout, [0]))] * lacking if lacking else []
-        for place, (part, ids, positions) in enumerate([*pieces, *spare]):
+        spare = [next(self._parts(rollout, [0]))] * lacking if lacking else []
+        for place, (rows, packed) in enumerate([*pieces, *spare]):
             with self._accumulating(last=place + 1 == len(pieces) + lacking):
                 with self._precision():
-                    logits, values = self.model(ids, positions)
+                    logits, values = self.model(packed.ids, packed.positions, **packed.extra)
                 device = logits.device
-                answers, mask = rollout.answers[part].to(device), rollout.mask[part].to(device)
+                answers, mask = rollout.answers[rows].to(device), rollout.mask[rows].to(device)
                 if place >= len(pieces):
                     mask = torch.zeros_like(mask)
-                logprobs, entropy = chosen(logits, answers, args.temperature)
-                change = torch.where(mask, logprobs - rollout.logprobs[part].to(device), 0.0)
+                logprobs, entropy = chosen(logits, packed, answers, args.temperature)
+                change = torch.where(mask, logprobs - rollout.logprobs[rows].to(device), 0.0)
                 if check:
                     self._check_drift(change)
-                surrogate = policy_losses(change.exp(), experience.advantages[part].to(device), args.cliprange)
-                old, returns = experience.values[part].to(device), experience.returns[part].to(device)
+                surrogate = policy_losses(change.exp(), experience.advantages[rows].to(device), args.cliprange)
+                old, returns = experience.values[rows].to(device), experience.returns[rows].to(device)
+                values = packed.of_answers(values)
                 error = value_losses(values, old, returns, args.cliprange_value)
                 sums = [(each * mask).sum() for each in (surrogate, error, entropy)]
                 loss = (sums[0] + args.vf_coef * sums[1] - self.settings.entropy_bonus * sums[2]) / count
@@ -250,17 +270,13 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         """Gradients are added up, and shared with the other processes with the last piece."""
         return nullcontext() if last else self.accelerator.no_sync(self.model)
 
-    def _parts(
-        self, rows: Sequence[Sequence[int]], rollout: Rollout, among: Sequence[int] | None = None
-    ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
-        """Places of rows, their token ids [n, T] padded on the right, and where their answers are predicted [n, R]."""
-        device = self.accelerator.device
-        longest = rollout.answers.shape[1]
-        for part in parts([len(row) for row in rows], self.part.rows, among):
-            ids = padded([rows[i] for i in part], self.processing_class.pad_token_id)
-            positions = answer_positions([rollout.prompts[i] for i in part], longest)
-            # Behind a short answer's end there is nothing to predict; any place does, as the mask leaves it out.
-            yield part, ids.to(device), positions.clamp(max=ids.shape[1] - 1).to(device)
+    def _parts(self, rollout: Rollout, among: Sequence[int] | None = None) -> Iterator[tuple[torch.Tensor, Packed]]:
+        """Rows of a few prompts' answers, and those prompts with their trees, on the device."""
+        longest, pad = rollout.answers.shape[1], self.processing_class.pad_token_id
+        lengths = [len(p) + len(tree.tokens) for p, tree in zip(rollout.prompts, rollout.trees, strict=True)]
+        for part in parts(lengths, self.part.rows, among):
+            packed = pack([rollout.prompts[i] for i in part], [rollout.trees[i] for i in part], longest, pad)
+            yield rollout.rows_of(part), packed.to(self.accelerator.device)
 
     def _total(self, tensor: torch.Tensor) -> torch.Tensor:
         if self.accelerator.num_processes == 1:
@@ -316,6 +332,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         if not all(abs(value) < float("inf") for value in entry.values()):
             raise StageError("PPO diverged: its losses are no numbers; lower distill.ppo.learning_rate")
         self.history.append(entry)
+        self.practice.learned(self.places, experience.scores.view(-1, rollout.each).mean(1), self._total)
         self.controller.observe(self._distance(experience), self.args.batch_size)
 
     def _watch_entropy(self) -> None:

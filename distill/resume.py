@@ -29,6 +29,8 @@ def keep(trainer: PPOTrainer) -> None:
         "kl_coefficient": trainer.controller.coefficient,
         "history": trainer.history,
         "tokens": trainer.tokens,
+        "scored_tokens": trainer.scored_tokens(),
+        "practice": trainer.practice.state(),
         "training": _identity(trainer),
     }
     state = ppo_state.collect(trainer.inner, trainer.optimizer, values)
@@ -48,6 +50,8 @@ def carry_on(trainer: PPOTrainer) -> None:
     except ValueError as error:
         raise StageError(f"{trainer.state_folder}: {error}; delete this folder to begin again") from error
     trainer.update, trainer.history, trainer.tokens = values["update"], values["history"], values["tokens"]
+    trainer.score.tokens = values["scored_tokens"] if trainer.accelerator.is_main_process else 0
+    trainer.practice.restore(values["practice"])
     trainer.controller.coefficient = values["kl_coefficient"]
     trainer.lr_scheduler.last_epoch = trainer.update
     for group, rate in zip(trainer.optimizer.param_groups, values["rates"], strict=True):

@@ -1,27 +1,31 @@
 """Rollout: answers that the policy gives to a batch of prompts, token by token, with their log-probabilities.
 
 Rows are taken in parts of similar length and padded on the right, where a causal model does not look: no row waits for
-the longest of its batch, and attention needs no mask. Logits are computed where an answer stands and nowhere else.
+the longest of its batch, and attention needs no mask. Logits are computed where an answer stands and nowhere else, and
+what several answers to one prompt begin with goes through the model once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import torch
 
+from distill.tree import Packed, Tree, tree_of
 from distill.weights import padded
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """Episodes of one update: n rows, R answer tokens at most.
+    """Episodes of one update: m prompts with K answers each, n = m K rows, R answer tokens at most.
 
-    answers [n, R] are padded behind their end; mask [n, R] is True on answer tokens, the end included; logprobs [n, R]
-    are those they were drawn with (at the sampling temperature) and values [n, R] the critic's, both 0 where masked;
-    ended [n]: the answer has an end; version: updates that the policy which drew them had had.
+    The answers to prompt i are rows i K to (i + 1) K. answers [n, R] are padded behind their end; mask [n, R] is True
+    on answer tokens, the end included; logprobs [n, R] are those they were drawn with (at the sampling temperature) and
+    values [n, R] the critic's, both 0 where masked; ended [n]: the answer has an end; version: updates that the policy
+    which drew them had had.
     """
 
     prompts: Sequence[Sequence[int]]
@@ -32,14 +36,35 @@ class Rollout:
     ended: torch.Tensor
     version: int = 0
 
+    @property
+    def each(self) -> int:
+        """K, answers to a prompt."""
+        return len(self.answers) // len(self.prompts)
+
+    @cached_property
+    def texts(self) -> list[list[int]]:
+        """Token ids of each answer, without padding."""
+        lengths = self.mask.sum(1).tolist()
+        return [answer[:length] for answer, length in zip(self.answers.tolist(), lengths, strict=True)]
+
+    @cached_property
+    def trees(self) -> list[Tree]:
+        """The tree of each prompt's answers."""
+        each = self.each
+        return [tree_of(self.texts[start : start + each]) for start in range(0, len(self.texts), each)]
+
+    def rows_of(self, prompts: Sequence[int]) -> torch.Tensor:
+        """The rows of the answers to some prompts, [len(prompts) K]."""
+        return (torch.tensor(prompts, dtype=torch.long)[:, None] * self.each + torch.arange(self.each)).flatten()
+
     def rows(self) -> list[list[int]]:
-        """Token ids of each prompt with its answer, without padding."""
-        kept = [answer[keep].tolist() for answer, keep in zip(self.answers, self.mask, strict=True)]
-        return [[*prompt, *answer] for prompt, answer in zip(self.prompts, kept, strict=True)]
+        """Token ids of each answer behind its prompt, without padding."""
+        each = self.each
+        return [[*self.prompts[place // each], *answer] for place, answer in enumerate(self.texts)]
 
     def tokens(self) -> int:
-        """Tokens of all prompts and answers."""
-        return sum(map(len, self.prompts)) + int(self.mask.sum())
+        """Tokens that go through a model where all prompts with their answers do."""
+        return sum(map(len, self.prompts)) + sum(len(tree.tokens) for tree in self.trees)
 
 
 def parts(lengths: Sequence[int], size: int, among: Sequence[int] | None = None) -> Iterator[list[int]]:
@@ -49,10 +74,9 @@ def parts(lengths: Sequence[int], size: int, among: Sequence[int] | None = None)
         yield order[start : start + size]
 
 
-def gumbel(rows: int, vocabulary: int, seed: int) -> torch.Tensor:
-    """Noise [rows, vocabulary] that makes the largest noisy logit a draw (E. J. Gumbel, 1954)."""
-    stream = torch.Generator().manual_seed(seed)
-    return -torch.empty(rows, vocabulary).exponential_(generator=stream).log()
+def uniform(rows: int, steps: int, seed: int) -> torch.Tensor:
+    """Numbers [rows, steps] drawn evenly from [0, 1)."""
+    return torch.rand(rows, steps, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def kept_positions(positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -66,86 +90,130 @@ def gathered(logits: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
     return logits[torch.arange(len(logits), device=logits.device)[:, None], where].float()
 
 
-def at_positions(model: Any, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-    """Logits [n, R, vocabulary] of `model` for `ids` [n, T] at `positions` [n, R]. No mask: padding is on the right."""
+def at_positions(model: Any, ids: torch.Tensor, positions: torch.Tensor, **extra: torch.Tensor) -> torch.Tensor:
+    """Logits [n, R, vocabulary] of `model` for `ids` [n, T] at `positions` [n, R]; `extra` as in `distill.tree`."""
     columns, where = kept_positions(positions)
-    return gathered(model(input_ids=ids, use_cache=False, logits_to_keep=columns).logits, where)
+    return gathered(model(input_ids=ids, use_cache=False, logits_to_keep=columns, **extra).logits, where)
 
 
-def answer_positions(prompts: Sequence[Sequence[int]], answers: int) -> torch.Tensor:
-    """Positions [n, R] that predict the answer's tokens: the prompt's last token and those after it."""
-    last = torch.tensor([len(prompt) - 1 for prompt in prompts])
-    return last[:, None] + torch.arange(answers)
+class Chosen(NamedTuple):
+    """Of answers: log-probabilities and entropies in nats at each token, both [m K, R]."""
+
+    logprobs: torch.Tensor
+    entropy: torch.Tensor
 
 
-def chosen(logits: torch.Tensor, answers: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities [n, R] of `answers` and entropies [n, R] in nats, of the distribution at `temperature`."""
+def chosen(logits: torch.Tensor, packed: Packed, answers: torch.Tensor, temperature: float) -> Chosen:
+    """Of `answers` [m K, R], from the logits [m, S, vocabulary] of their states, at `temperature`."""
     logprobs = torch.log_softmax(logits / temperature, dim=-1)
     entropy = -(logprobs.exp() * logprobs).sum(dim=-1)
-    return logprobs.gather(-1, answers.unsqueeze(-1)).squeeze(-1), entropy
+    rows = torch.arange(len(logits), device=logits.device)[:, None, None]
+    tokens = answers.view(packed.where.shape)
+    found = logprobs[rows, packed.where, tokens], entropy[rows, packed.where]
+    return Chosen(*(each.reshape(answers.shape) for each in found))
 
 
 @torch.no_grad()
 def roll_out(
     model: Any,
     prompts: Sequence[Sequence[int]],
-    noise: Sequence[torch.Tensor],
+    draws: torch.Tensor,
     temperature: float,
     end: int,
     pad: int,
     size: int,
+    together: bool = False,
 ) -> Rollout:
-    """Draw an answer to each prompt from transformers' own forward pass, with a cache of keys and values.
+    """Draw answers to each prompt from transformers' own forward pass, with a cache of keys and values.
 
     model: an `ActorCritic`, whose values of the states that the answers are drawn in come with them.
-    noise: Gumbel noise [n, vocabulary] for each answer token, R in all. Every draw depends on its row's noise alone,
-    so neither the parts nor the number of processes that share a batch change what is drawn.
+    draws: even draws [n, R] from [0, 1), K rows for each prompt. Every answer depends on its row's numbers alone, so
+    neither the parts nor the number of processes that share a batch change what is drawn. A temperature of 0 takes the
+    likeliest token whatever is drawn. together: other processes go through the model with this one, so every part takes
+    all R steps.
     """
-    n, longest = len(prompts), len(noise)
-    answers = torch.full((n, longest), pad)
-    mask = torch.zeros(n, longest, dtype=torch.bool)
-    logprobs, values = torch.zeros(n, longest), torch.zeros(n, longest)
+    each, longest = len(draws) // len(prompts), draws.shape[1]
+    answers = torch.full(draws.shape, pad)
+    mask = torch.zeros(draws.shape, dtype=torch.bool)
+    logprobs, values = torch.zeros(draws.shape), torch.zeros(draws.shape)
+    rows = torch.arange(len(draws)).view(len(prompts), each)
     for part in parts([len(prompt) for prompt in prompts], size):
-        drawn = _draw(model, [prompts[i] for i in part], [each[part] for each in noise], temperature, end, pad)
-        answers[part], mask[part], logprobs[part], values[part] = drawn
+        places = rows[part].flatten()
+        stem = _Stem(model, [prompts[i] for i in part], pad, cached=longest > 1)
+        found = _drawn(stem, draws[places], temperature, end, pad, together)
+        answers[places], mask[places], logprobs[places], values[places] = found
     ended = ((answers == end) & mask).any(dim=1)
     return Rollout(prompts, answers, mask, logprobs, values, ended)
 
 
-def _draw(
-    model: Any,
-    prompts: Sequence[Sequence[int]],
-    noise: Sequence[torch.Tensor],
-    temperature: float,
-    end: int,
-    pad: int,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Answers, mask, log-probabilities and values [n, R] of one part."""
-    device = next(model.parameters()).device
-    lengths = torch.tensor([len(prompt) for prompt in prompts])
-    ids = padded(prompts, pad).to(device)
-    seen = (torch.arange(ids.shape[1]) < lengths[:, None]).long().to(device)
-    logits, states, *kept = model(ids, (lengths - 1)[:, None].to(device), use_cache=len(noise) > 1)
-    running = torch.ones(len(prompts), dtype=torch.bool)
-    drawn: list[tuple[torch.Tensor, ...]] = []
-    for step, each in enumerate(noise):
-        scaled = torch.log_softmax(logits[:, 0].float().cpu() / temperature, dim=-1)
-        token = torch.where(running, (scaled + each).argmax(dim=-1), pad)
-        logprob = scaled.gather(-1, token[:, None]).squeeze(-1)
-        value = states[:, 0].cpu()
-        drawn.append((token, running, torch.where(running, logprob, 0.0), torch.where(running, value, 0.0)))
-        running = running & (token != end)
-        if step + 1 == len(noise):
-            break
+class _Stem:
+    """What answers have begun with so far, at first the prompts alone: a row for each distinct beginning."""
+
+    def __init__(self, model: Any, prompts: Sequence[Sequence[int]], pad: int, cached: bool) -> None:
+        self.model, self.device = model, next(model.parameters()).device
+        self.lengths = torch.tensor([len(prompt) for prompt in prompts])
+        ids = padded(prompts, pad).to(self.device)
+        self.seen = (torch.arange(ids.shape[1]) < self.lengths[:, None]).long()
+        logits, values, *kept = model(ids, (self.lengths - 1)[:, None].to(self.device), use_cache=cached)
+        self.logits, self.values, self.kept = logits[:, 0].float().cpu(), values[:, 0].cpu(), kept
+
+    def grow(self, parents: torch.Tensor, tokens: torch.Tensor) -> None:
+        """Beginnings that are one token longer: `tokens` [s] behind the present ones `parents` [s]."""
+        cache = self.kept[0]
+        if not torch.equal(parents, torch.arange(len(self.lengths))):
+            cache.batch_select_indices(parents.to(self.device))
         # The padding between a prompt and its answer must not be looked at from behind it.
-        seen = torch.cat([seen, torch.ones(len(prompts), 1, dtype=seen.dtype, device=device)], dim=1)
-        logits, states, *kept = model(
-            token[:, None].to(device),
-            torch.zeros(len(prompts), 1, dtype=torch.long, device=device),
-            past_key_values=kept[0],
-            attention_mask=seen,
-            position_ids=(lengths + step)[:, None].to(device),
+        self.seen = torch.cat([self.seen[parents], torch.ones(len(parents), 1, dtype=torch.long)], dim=1)
+        positions, self.lengths = self.lengths[parents], self.lengths[parents] + 1
+        logits, values, *self.kept = self.model(
+            tokens[:, None].to(self.device),
+            torch.zeros(len(tokens), 1, dtype=torch.long, device=self.device),
+            past_key_values=cache,
+            attention_mask=self.seen.to(self.device),
+            position_ids=positions[:, None].to(self.device),
             use_cache=True,
         )
-    answers, masks, logprobs, values = (torch.stack(each, dim=1) for each in zip(*drawn, strict=True))
-    return answers, masks, logprobs, values
+        self.logits, self.values = logits[:, 0].float().cpu(), values[:, 0].cpu()
+
+
+def _drawn(
+    stem: _Stem, draws: torch.Tensor, temperature: float, end: int, pad: int, together: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Answers, mask, log-probabilities and values [n, R] of one part."""
+    rows, longest = draws.shape
+    state = torch.arange(len(stem.lengths)).repeat_interleave(rows // len(stem.lengths))
+    running = torch.ones(rows, dtype=torch.bool)
+    answers, mask = torch.full(draws.shape, pad), torch.zeros(draws.shape, dtype=torch.bool)
+    logprobs, values = torch.zeros(draws.shape), torch.zeros(draws.shape)
+    for step in range(longest):
+        scaled = torch.log_softmax(stem.logits / (temperature or 1.0), dim=-1)
+        token = _tokens(scaled, state, draws[:, step]) if temperature else scaled.argmax(dim=-1)[state]
+        answers[:, step], mask[:, step] = torch.where(running, token, pad), running
+        logprobs[:, step] = torch.where(running, scaled[state, token], 0.0)
+        values[:, step] = torch.where(running, stem.values[state], 0.0)
+        running = running & (token != end)
+        if step + 1 == longest or not (together or running.any()):
+            break
+        vocabulary = scaled.shape[1]
+        # Processes that gather weights for each other have to come here as often, if only with one row for nothing.
+        begun = (state * vocabulary + token)[running] if running.any() else torch.zeros(1, dtype=torch.long)
+        distinct, place = torch.unique(begun, return_inverse=True)
+        stem.grow(distinct // vocabulary, distinct % vocabulary)
+        state = torch.zeros(rows, dtype=torch.long)
+        if running.any():
+            state[running] = place
+    return answers, mask, logprobs, values
+
+
+def _tokens(logprobs: torch.Tensor, state: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+    """The token that each draw [n] falls on in its state's [n] distribution [s, vocabulary] (inverse transform)."""
+    summed = logprobs.double().exp().cumsum(dim=-1)
+    order = torch.argsort(state, stable=True)
+    counts = torch.bincount(state, minlength=len(summed))
+    column = torch.arange(len(state)) - (counts.cumsum(0) - counts)[state[order]]
+    level = torch.zeros(len(summed), int(counts.max()), dtype=torch.float64)
+    level[state[order], column] = draws[order] * summed[state[order], -1]
+    found = torch.searchsorted(summed, level, right=True).clamp(max=summed.shape[1] - 1)
+    tokens = torch.empty_like(state)
+    tokens[order] = found[state[order], column]
+    return tokens

@@ -11,7 +11,7 @@ liked best; a training that was killed and carries on reads them and asks nothin
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +32,8 @@ from distill.weights import prompt_ids
 
 # What metrics say of a look.
 SHOWN = ("update", "reward", "rate", "uncertainty", "disagreement")
+# The spread of members' scores, by row of token ids.
+Spread = Mapping[tuple[int, ...], float]
 
 
 class Parts(NamedTuple):
@@ -82,7 +84,7 @@ class Watch:
         self.looks: list[Look] = []
         self.refreshes: list[Refresh] = []
         self.stopped: Look | None = None  # the look whose agent was gone back to
-        self._spread = torch.zeros(0)
+        self._spread: dict[tuple[int, ...], float] = {}  # of members' scores, by row of token ids
         ids = prompt_ids(parts.tokenizer, parts.questions)
         self._texts = {tuple(row): text for row, text in zip(ids, parts.questions, strict=True)}
         folder.mkdir(parents=True, exist_ok=True)
@@ -90,7 +92,8 @@ class Watch:
     def score(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
         """The conservative reward of each row of token ids, [n]."""
         scores = self.parts.ensemble.row_scores(rows)
-        self._spread = scores.std(dim=0, unbiased=False)
+        spread = scores.std(dim=0, unbiased=False).tolist()
+        self._spread = dict(zip(map(tuple, rows), spread, strict=True))
         return self.parts.ensemble.aggregate(scores)
 
     def begin(self, update: int) -> None:
@@ -130,7 +133,7 @@ class Watch:
         look = Look(
             update,
             float(experience.scores.mean()),
-            float(self._spread.mean()),
+            sum(self._spread.values()) / max(len(self._spread), 1),
             acceptable,
             sum(seen) / max(len(seen), 1),
             rollout.tokens() * (1 + len(ensemble.centre)),
@@ -162,7 +165,7 @@ class Watch:
     def _doubtful(self, look: Look) -> bool:
         return look.uncertainty > self.refresh.uncertainty or look.disagreement > self.refresh.disagreement
 
-    def _refresh(self, rollout: Rollout, spread: torch.Tensor, update: int) -> None:
+    def _refresh(self, rollout: Rollout, spread: Spread, update: int) -> None:
         """New labels on the policy's answers of this update, and members that were trained on with them."""
         done = Refresh.read(self._ensemble(update))
         if done is None:
@@ -173,17 +176,18 @@ class Watch:
         self.refreshes.append(done)
         self._take_over()
 
-    def _own_answers(self, rollout: Rollout, spread: torch.Tensor) -> list[tuple[str, str]]:
+    def _own_answers(self, rollout: Rollout, spread: Spread) -> list[tuple[str, str]]:
         """Questions of this update with the policy's answers: half where the members differ most, half as they come.
 
         What all members are wrong about shows no spread, so it has to be met by chance.
         """
         held_out, most = set(self.watched.judge.questions), self.refresh.questions
         answers = texts_of(self.parts.tokenizer, rollout)
-        unsure = sorted(range(len(answers)), key=lambda place: (-float(spread[place]), place))[: most // 2]
+        rows = [tuple(row) for row in rollout.rows()]
+        unsure = sorted(range(len(answers)), key=lambda place: (-spread.get(rows[place], 0.0), place))[: most // 2]
         found: dict[str, str] = {}
         for place in dict.fromkeys([*unsure, *range(len(answers))]):
-            question = self._texts[tuple(rollout.prompts[place])]
+            question = self._texts[tuple(rollout.prompts[place // rollout.each])]
             if question not in held_out and answers[place]:
                 found.setdefault(question, answers[place])
         return list(found.items())[:most]

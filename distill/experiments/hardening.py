@@ -176,7 +176,7 @@ class Lab:
         train_reward(base, warm, pairs, settings.adapter, settings.reward, reward, seed, silent)
         episodes = settings.ppo.episodes
         more = [choice.question for choice in self._hostile(arm, round(episodes * arm.share), found, seed + 500)]
-        prompts, _ = practice(self.tasks, self.config.level, episodes - len(more), 0.0, [], seed)
+        prompts = practice(self.tasks, self.config.level, episodes - len(more), 0.0, [], seed)
         train_ppo(base, warm, reward, [*prompts, *more], settings.adapter, settings.ppo, agent, seed, silent)
         return agent, reward
 

@@ -4,6 +4,7 @@ from amplification.tasks import TASKS, task_of
 from amplification.tasks.base import split_of
 from distill.config import LabelsConfig
 from distill.curriculum import choose, practice, share_of
+from distill.practice import ATTACK
 
 SETTINGS = LabelsConfig(questions=60, replay=10)
 
@@ -43,14 +44,15 @@ def test_generations_and_seeds_draw_different_questions() -> None:
     assert texts(2, 1) != texts(2, 2)
 
 
-def test_practice_has_one_prompt_an_episode_and_two_thirds_on_the_new_level() -> None:
-    prompts, attacked = practice(TASKS, 2, 900, 0.1, [], seed=1)
+def test_practice_has_two_thirds_on_the_new_level() -> None:
+    prompts = practice(TASKS, 2, 900, 0.1, [], seed=1)
     assert abs(len(prompts) - 900) <= len(TASKS)
-    assert attacked == 90
-    levels = [task.level_of(text) for text in prompts if (task := task_of(text))]
-    assert abs(levels.count(4) / len(levels) - 2 / 3) < 0.05
-    sides = {split_of(task, text) for text in prompts if (task := task_of(text))}
-    assert sides == {"train"}
+    assert [prompt.group for prompt in prompts].count(ATTACK) == 90
+    asked = [(prompt.group, text, task) for prompt in prompts if (task := task_of(text := prompt.question))]
+    assert {group for group, text, task in asked} == {f"{name}/{level}" for name in TASKS for level in (1, 2, 4)}
+    assert all(group == f"{task.name}/{task.level_of(text)}" for group, text, task in asked)
+    assert abs(sum(group.endswith("/4") for group, _, _ in asked) / len(asked) - 2 / 3) < 0.05
+    assert {split_of(task, text) for _, text, task in asked} == {"train"}
 
 
 def test_share_of_is_a_share_of_the_whole() -> None:

@@ -1,0 +1,114 @@
+"""Practice: which prompts an update of PPO has.
+
+It depends on the seed, the update and what was learned before it, so that a training that carries on, or is shared by
+several processes, has the same prompts.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from distill.advantage import Total
+from distill.lessons import FLOOR, RATE, UNKNOWN
+
+ATTACK = "attack"
+
+
+class Prompt(NamedTuple):
+    """A question to practise on. `group`: its task and level, or ATTACK; `answer`: H^A's, where it was asked."""
+
+    question: str
+    group: str = ""
+    answer: str | None = None
+
+
+class Practice:
+    """All prompts alike: epochs of shuffled prompts, one after the other. `drawn`: how many came of each group."""
+
+    def __init__(self, groups: Sequence[str], seed: int) -> None:
+        """`groups`: that of each prompt."""
+        self.group_of, self.seed = list(groups), seed
+        self.rows: dict[str, list[int]] = {}
+        for place, group in enumerate(groups):
+            self.rows.setdefault(group, []).append(place)
+        self.drawn: dict[str, int] = dict.fromkeys(self.rows, 0)
+        self._orders: dict[str, tuple[int, list[int]]] = {}
+
+    def places(self, update: int, count: int) -> list[int]:
+        """`count` places of prompts for an update, over all processes."""
+        everything = range(len(self.group_of))
+        chosen = [self._shuffled("", everything, number) for number in range(update * count, (update + 1) * count)]
+        for place in chosen:
+            self.drawn[self.group_of[place]] += 1
+        return chosen
+
+    def learned(self, places: Sequence[int], rewards: torch.Tensor, total: Total) -> None:
+        """Mean rewards [n] of the answers to this process's prompts at `places`; `total` adds up over processes."""
+
+    def state(self) -> dict[str, Any]:
+        """JSON-ready: what `restore` takes."""
+        return {"drawn": dict(self.drawn)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state."""
+        self.drawn = dict(state["drawn"])
+
+    def _shuffled(self, name: str, places: Sequence[int], number: int) -> int:
+        """The one of that number in places that are shuffled anew each time round."""
+        turn, within = divmod(number, len(places))
+        known = self._orders.get(name)
+        if known is None or known[0] != turn:
+            order = list(places)
+            random.Random(f"{self.seed}/prompts/{name}/{turn}").shuffle(order)
+            known = self._orders[name] = (turn, order)
+        return known[1][within]
+
+
+class Hardest(Practice):
+    """Groups by how little their answers earn, as `distill.lessons` draws them by their loss.
+
+    A reward of 1, that of H^A's answers, counts as a loss of 0, and one of -1 as 1. Attacks are at most `share` of the
+    prompts, in expectation, however badly they are answered.
+    """
+
+    def __init__(self, groups: Sequence[str], seed: int, share: float) -> None:
+        super().__init__(groups, seed)
+        self.share = share
+        self.loss: dict[str, float] = dict.fromkeys(self.rows, UNKNOWN)
+
+    def places(self, update: int, count: int) -> list[int]:
+        weights = self._weights()
+        rng = random.Random(f"{self.seed}/groups/{update}")
+        chosen = []
+        for group in rng.choices(list(weights), list(weights.values()), k=count):
+            chosen.append(self._shuffled(group, self.rows[group], self.drawn[group]))
+            self.drawn[group] += 1
+        return chosen
+
+    def learned(self, places: Sequence[int], rewards: torch.Tensor, total: Total) -> None:
+        names = {name: number for number, name in enumerate(self.rows)}
+        sums = torch.zeros(len(names), 2)
+        for place, reward in zip(places, rewards.tolist(), strict=True):
+            loss = min(max((1 - reward) / 2, 0.0), 1.0)
+            sums[names[self.group_of[place]]] += torch.tensor([loss, 1.0])
+        for name, (loss, count) in zip(names, total(sums).tolist(), strict=True):
+            if count:
+                self.loss[name] += RATE * (loss / count - self.loss[name])
+
+    def state(self) -> dict[str, Any]:
+        return {**super().state(), "loss": dict(self.loss)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        super().restore(state)
+        self.loss = dict(state["loss"])
+
+    def _weights(self) -> dict[str, float]:
+        weights = {name: loss + FLOOR for name, loss in self.loss.items()}
+        if ATTACK in weights and len(weights) > 1:
+            others = sum(weight for name, weight in weights.items() if name != ATTACK)
+            weights[ATTACK] = min(weights[ATTACK], others * self.share / (1 - self.share))
+        return weights
