@@ -78,13 +78,13 @@ class CollapsedIteration(Iteration):
         if distill.warm_start.enabled:
             start = stage("warm_start", self._warm_start(turn, base, before, labels))
         reward = stage("reward", self._reward(turn, assistant, base, start, labels, course.reward))
-        found: list[str] = []
+        adversary = None
         if distill.adversary.enabled:
             warm = self.models.agent("before PPO", base, start)
-            found = texts_found(stage("adversary", self._attack(turn, warm, assistant, reward, base)))
-        practised = self._ppo(turn, base, start, labels, reward, self.found + found, assistant)
+            adversary = stage("adversary", self._attack(turn, warm, assistant, reward, base))
+            self.found += texts_found(adversary)
+        practised = self._ppo(turn, base, start, labels, reward, list(self.found), assistant, adversary)
         agent = stage("agent", self._throttled(turn, base, before, practised))
-        self.found += found
         course.agents.append(agent)
         averaged = stage("copy", self._copy(turn, course, labels[-1]))
         course.copies.append(agent if self.config.collapsed.average is None else averaged)

@@ -110,8 +110,15 @@ class AdversaryConfig(Settings):
     enabled: bool = True
     rounds: int = Field(default=3, ge=1)
     candidates: int = Field(default=600, ge=1)  # mutated questions tried a round
-    share: float = Field(default=0.2, ge=0, le=0.5)  # cap on attacks among PPO's prompts and among the labels
+    share: float = Field(default=0.2, ge=0, le=0.5)  # cap on attacks among the labels, and among PPO's prompts
+    practice_share: float | None = Field(default=None, ge=0, le=0.5)  # the cap for PPO's prompts, if it is another one
     sweep: float = Field(default=0.0, ge=0, le=1)  # share of candidates that try the vocabulary's words in turn
+
+    @property
+    def practised(self) -> float:
+        """The cap on attacks among PPO's prompts."""
+        cap = self.share if self.practice_share is None else self.practice_share
+        return cap if self.enabled else 0.0
 
 
 class WatchConfig(Settings):
@@ -135,7 +142,8 @@ class PPOSettings(Settings):
     its answer is then the acceptable one, and the reward model is not asked.
     """
 
-    episodes: int = Field(default=8_192, ge=0)
+    episodes: int = Field(default=8_192, ge=0)  # of generation 0
+    more_episodes: int = Field(default=0, ge=0)  # of each generation beyond those of the one before
     batch: int = Field(default=256, ge=1)  # episodes an update
     answers: int = Field(default=1, ge=1)
     prompts: Literal["even", "hardest"] = "even"
@@ -151,12 +159,15 @@ class PPOSettings(Settings):
     entropy_bonus: float = Field(default=0.0, ge=0)
     kl_target: float | None = Field(default=None, gt=0)  # nats an episode; the KL coefficient is moved towards it
     max_kl: float | None = Field(default=None, gt=0)  # the throttle: training ends before the KL passes it
-    part: int = Field(
-        default=64, ge=1
-    )  # prompts in the model at once; halved where memory does not suffice
+    part: int = Field(default=64, ge=1)  # prompts in the model at once; halved where memory does not suffice
     processes: int = Field(default=1, ge=1)  # that share each batch (accelerate's data parallelism)
     checkpoint_seconds: float = Field(default=60.0, ge=0)  # between states from which a killed training carries on
     watch: WatchConfig = WatchConfig()
+
+    def of(self, generation: int) -> PPOSettings:
+        """The settings with the episodes of one generation."""
+        episodes = self.episodes + generation * self.more_episodes
+        return self.model_copy(update={"episodes": episodes, "more_episodes": 0})
 
 
 class DistillConfig(Settings):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from amplification.errors import InputError
 from amplification.tasks.attacks import attacks
 from amplification.tasks.base import Task, questions
+from distill.archive import Found
 from distill.config import LabelsConfig
 from distill.practice import ATTACK, Prompt
 
@@ -106,9 +107,9 @@ def practice(
     return prompts + [Prompt(choice.question, ATTACK) for choice in attacked]
 
 
-def labelled(rows: Sequence[Mapping[str, Any]]) -> list[Prompt]:
-    """The training part of H^A's labels as prompts with their answers."""
-    return [
+def labelled(rows: Sequence[Mapping[str, Any]], found: Iterable[Found] = ()) -> list[Prompt]:
+    """The training part of H^A's labels, and what an adversary's stage has had it judge, as prompts with answers."""
+    prompts = [
         Prompt(
             str(row["question"]),
             group_of(str(row["task"]), int(row["level"])) if row["source"] == "task" else ATTACK,
@@ -117,6 +118,8 @@ def labelled(rows: Sequence[Mapping[str, Any]]) -> list[Prompt]:
         for row in rows
         if row["part"] == "train"
     ]
+    held_out = {str(row["question"]) for row in rows if row["part"] != "train"}
+    return prompts + [Prompt(each.question, ATTACK, each.answer) for each in found if each.question not in held_out]
 
 
 def group_of(task: str, level: int) -> str:

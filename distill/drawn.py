@@ -56,8 +56,9 @@ def drawn_answers(
 
 def texts_of(tokenizer: PreTrainedTokenizerBase, rollout: Rollout) -> list[str]:
     """A rollout's answers as texts; one that does not end is "", which nobody accepts."""
-    said = tokenizer.batch_decode(rollout.texts, skip_special_tokens=True)
-    return [text.strip() if ended else "" for text, ended in zip(said, rollout.ended.tolist(), strict=True)]
+    said = tokenizer.batch_decode(rollout.distinct.texts, skip_special_tokens=True)
+    each = zip(rollout.distinct.which.tolist(), rollout.ended.tolist(), strict=True)
+    return [said[place].strip() if ended else "" for place, ended in each]
 
 
 def _answered(

@@ -25,6 +25,7 @@ from distill.results import generation_result
 from distill.stage import Done, Metrics, RunFolder, Work, exclusive, state_of
 
 if TYPE_CHECKING:
+    from distill.archive import Found
     from distill.practice import Prompt
     from distill.refresh import Watched
 
@@ -150,11 +151,12 @@ class Iteration:
             start = stage("warm_start", self._warm_start(turn, base, adapter, [labels]))
         reward = stage("reward", self._reward(turn, previous, base, start, [labels]))
         warm = self.models.agent(f"A{n} before PPO", base, start)
-        found: list[str] = []
+        adversary, found = None, list[str]()
         if self.config.distill.adversary.enabled:
-            found = texts_found(stage("adversary", self._attack(turn, warm, previous, reward, base)))
-        agent = stage("agent", self._ppo(turn, base, start, [labels], reward, self.found + found, previous))
+            adversary = stage("adversary", self._attack(turn, warm, previous, reward, base))
+            found = texts_found(adversary)
         self.found += found
+        agent = stage("agent", self._ppo(turn, base, start, [labels], reward, list(self.found), previous, adversary))
         trained = self.models.agent(f"A{n}", base, agent)
         answerers = {"agent": trained, "agent_before_ppo": warm, "previous": previous}
         stage("evaluation", self._evaluate(n, f"{turn.name}/evaluation", answerers, trained))
@@ -236,8 +238,9 @@ class Iteration:
             ensemble = RewardEnsemble.load(base, reward, self.config.distill.reward)
             target = Target(_texts(self.models.asker(warm, scope, used)), judged.verdicts, ensemble.rate)
             adversary = MutationAdversary(self.models.tasks, settings, up_to=turn.level)
-            episodes = self.config.distill.ppo.episodes
-            metrics = hunt(adversary, target, out, episodes, settings.share, self._seed(turn), progress)
+            ppo = self.config.distill.ppo.of(turn.level)
+            prompts = ppo.episodes // ppo.answers
+            metrics = hunt(adversary, target, out, prompts, settings.practised, self._seed(turn), progress)
             return {**metrics, "tokens": used.tokens, "judge_cost": asdict(judged.cost)}
 
         return work
@@ -251,6 +254,7 @@ class Iteration:
         reward: Path,
         found: list[str],
         previous: Agent,
+        adversary: Path | None = None,
     ) -> Work:
         def work(out: Path, progress: Progress) -> Metrics:
             from distill.launch import train_in_processes
@@ -260,27 +264,28 @@ class Iteration:
             train: Callable[..., Metrics] = train_ppo if distill.ppo.processes == 1 else train_in_processes
             if distill.ppo.watch.every:
                 train = partial(train, watched=self._watched(turn, previous, labels, reward))
-            if distill.adversary.enabled:
-                train = partial(train, attack_share=distill.adversary.share)
-            prompts, seed, state = self._prompts(turn, labels, found), self._seed(turn), state_of(out)
-            metrics = train(base, start, reward, prompts, distill.adapter, distill.ppo, out, seed, progress, state)
+            train = partial(train, attack_share=distill.adversary.practised)
+            prompts, ppo = self._prompts(turn, labels, found, adversary), distill.ppo.of(turn.level)
+            seed, state = self._seed(turn), state_of(out)
+            metrics = train(base, start, reward, prompts, distill.adapter, ppo, out, seed, progress, state)
             kept = self._kept(turn, base, start, labels, out) if start else {"kept": True}
             return {**metrics, **kept}
 
         return work
 
-    def _prompts(self, turn: Turn, labels: Sequence[Path], found: list[str]) -> list[Prompt]:
+    def _prompts(self, turn: Turn, labels: Sequence[Path], found: list[str], adversary: Path | None) -> list[Prompt]:
         """What PPO practises on: questions that H^A has been asked, as many as the settings say, and new ones."""
         from distill.curriculum import labelled, practice
         from distill.labels import newest_labels
 
-        ppo, adversary = self.config.distill.ppo, self.config.distill.adversary
-        answered = labelled(newest_labels(labels)) if ppo.labelled else []
-        new = ppo.episodes // ppo.answers
-        if answered:
+        distill = self.config.distill
+        ppo, answered, new = distill.ppo.of(turn.level), [], 0
+        if ppo.labelled:
+            answered = labelled(newest_labels(labels), all_found(adversary) if adversary else ())
             new = round(len(answered) * (1 - ppo.labelled) / ppo.labelled)
-        share = adversary.share if adversary.enabled else 0.0
-        return answered + practice(self.models.tasks, turn.level, new, share, found, turn.seed)
+        else:
+            new = ppo.episodes // ppo.answers
+        return answered + practice(self.models.tasks, turn.level, new, distill.adversary.practised, found, turn.seed)
 
     def _watched(self, turn: Turn, previous: Agent, labels: Sequence[Path], reward: Path) -> Watched:
         """What H^A is asked while PPO trains: about questions that taught no reward model."""
@@ -351,11 +356,16 @@ def _texts(ask: Ask) -> Callable[[Sequence[str]], list[str]]:
     return lambda texts: [answer.text for answer in ask(texts)]
 
 
-def texts_found(folder: Path) -> list[str]:
-    """The questions that an adversary's stage has found."""
+def all_found(folder: Path) -> list[Found]:
+    """The failures that an adversary's stage has found."""
     from distill.archive import read_found
 
-    return [found.question for found in read_found(folder / "found.parquet")]
+    return read_found(folder / "found.parquet")
+
+
+def texts_found(folder: Path) -> list[str]:
+    """Their questions."""
+    return [found.question for found in all_found(folder)]
 
 
 def stage_names(config: RunConfig) -> list[str]:

@@ -25,8 +25,7 @@ class KnownReward:
 
     def __call__(self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> torch.Tensor:
         """Rewards [n] of answers, each with its prompt."""
-        asked_of = {id(prompt): tuple(prompt) for prompt in prompts}  # a prompt comes with many answers
-        pairs = [(asked_of[id(prompt)], tuple(answer)) for prompt, answer in zip(prompts, answers, strict=True)]
+        pairs = [(tuple(prompt), tuple(answer)) for prompt, answer in zip(prompts, answers, strict=True)]
         found = dict.fromkeys(pairs, 0.0)
         asked = [pair for pair in found if pair[0] not in self.known]
         if asked:

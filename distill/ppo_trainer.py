@@ -40,7 +40,7 @@ from distill.experience import Experience, Settings
 from distill.memory import Part
 from distill.practice import Practice
 from distill.rollout import Rollout, at_positions, chosen, parts, roll_out
-from distill.tree import Packed, pack
+from distill.tree import Packed
 
 with warnings.catch_warnings():
     # Known and wanted: the project pins the last TRL that has PPO, and keeps it behind this module.
@@ -205,8 +205,8 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
 
     def _scores(self, rollout: Rollout) -> torch.Tensor:
         """The score [n] of each answer, less where it has no end. Raises StageError for what is no number."""
-        prompts = [prompt for prompt in rollout.prompts for _ in range(rollout.each)]
-        scores = self.score(prompts, rollout.texts).float()
+        distinct = rollout.distinct
+        scores = self.score([rollout.prompts[i] for i in distinct.owners], distinct.texts).float()[distinct.which]
         if not torch.isfinite(scores).all():
             raise StageError("the reward model gives rewards that are no numbers; train it again (distill.reward)")
         penalty = self.args.missing_eos_penalty
@@ -272,10 +272,9 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
 
     def _parts(self, rollout: Rollout, among: Sequence[int] | None = None) -> Iterator[tuple[torch.Tensor, Packed]]:
         """Rows of a few prompts' answers, and those prompts with their trees, on the device."""
-        longest, pad = rollout.answers.shape[1], self.processing_class.pad_token_id
         lengths = [len(p) + len(tree.tokens) for p, tree in zip(rollout.prompts, rollout.trees, strict=True)]
         for part in parts(lengths, self.part.rows, among):
-            packed = pack([rollout.prompts[i] for i in part], [rollout.trees[i] for i in part], longest, pad)
+            packed = rollout.packed(part, self.processing_class.pad_token_id)
             yield rollout.rows_of(part), packed.to(self.accelerator.device)
 
     def _total(self, tensor: torch.Tensor) -> torch.Tensor:

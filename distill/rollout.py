@@ -14,8 +14,21 @@ from typing import Any, NamedTuple
 
 import torch
 
-from distill.tree import Packed, Tree, tree_of
+from distill.tree import Packed, Tree, pack, tree_of
 from distill.weights import padded
+
+
+class Distinct(NamedTuple):
+    """Distinct answers, those to one prompt together: d of them.
+
+    owners: the prompt of each; texts: token ids, without padding; which [m K]: which of all of them each answer is;
+    places [m, K]: the same, counted from its prompt's first.
+    """
+
+    owners: list[int]
+    texts: list[list[int]]
+    which: torch.Tensor
+    places: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -42,25 +55,31 @@ class Rollout:
         return len(self.answers) // len(self.prompts)
 
     @cached_property
-    def texts(self) -> list[list[int]]:
-        """Token ids of each answer, without padding."""
-        lengths = self.mask.sum(1).tolist()
-        return [answer[:length] for answer, length in zip(self.answers.tolist(), lengths, strict=True)]
+    def distinct(self) -> Distinct:
+        """The answers without repetitions."""
+        owners = torch.arange(len(self.prompts)).repeat_interleave(self.each)
+        keyed = torch.cat([owners[:, None], self.mask.sum(1)[:, None], self.answers], dim=1)
+        rows, index = torch.unique(keyed, dim=0, return_inverse=True)
+        begins = torch.searchsorted(rows[:, 0].contiguous(), torch.arange(len(self.prompts)))
+        texts = [row[2 : 2 + row[1]] for row in rows.tolist()]
+        return Distinct(rows[:, 0].tolist(), texts, index, index.view(len(self.prompts), -1) - begins[:, None])
 
     @cached_property
     def trees(self) -> list[Tree]:
-        """The tree of each prompt's answers."""
-        each = self.each
-        return [tree_of(self.texts[start : start + each]) for start in range(0, len(self.texts), each)]
+        """The tree of each prompt's distinct answers."""
+        owned: list[list[list[int]]] = [[] for _ in self.prompts]
+        for owner, text in zip(self.distinct.owners, self.distinct.texts, strict=True):
+            owned[owner].append(text)
+        return [tree_of(texts) for texts in owned]
 
     def rows_of(self, prompts: Sequence[int]) -> torch.Tensor:
         """The rows of the answers to some prompts, [len(prompts) K]."""
         return (torch.tensor(prompts, dtype=torch.long)[:, None] * self.each + torch.arange(self.each)).flatten()
 
-    def rows(self) -> list[list[int]]:
-        """Token ids of each answer behind its prompt, without padding."""
-        each = self.each
-        return [[*self.prompts[place // each], *answer] for place, answer in enumerate(self.texts)]
+    def packed(self, prompts: Sequence[int], pad: int) -> Packed:
+        """Some prompts with their answers, as a batch for a model."""
+        trees, places = [self.trees[i] for i in prompts], self.distinct.places[list(prompts)]
+        return pack([self.prompts[i] for i in prompts], trees, places, self.answers.shape[1], pad)
 
     def tokens(self) -> int:
         """Tokens that go through a model where all prompts with their answers do."""

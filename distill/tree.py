@@ -15,7 +15,7 @@ import torch
 class Tree(NamedTuple):
     """The beginnings of a prompt's answers. Node i has `tokens[i]` and stands behind `parents[i]` (-1: the prompt).
 
-    `states[k][r]` is what predicts token r of answer k: 0 for the prompt's last token, i + 1 for node i.
+    `states[k][r]` is what predicts token r of its k-th answer: 0 for the prompt's last token, i + 1 for node i.
     """
 
     tokens: list[int]
@@ -50,42 +50,41 @@ def tree_of(answers: Sequence[Sequence[int]]) -> Tree:
     """The tree of all beginnings of some answers; an answer's last token predicts nothing, so it is no node."""
     tree = Tree([], [], [])
     places: dict[tuple[int, ...], int] = {}
-    known: dict[tuple[int, ...], list[int]] = {}  # most answers are given many times
-    for answer in map(tuple, answers):
-        states = known.get(answer)
-        if states is None:
-            states = known[answer] = _grown(tree, places, answer)
+    for answer in answers:
+        states = [0]
+        for end in range(1, len(answer)):
+            begun = tuple(answer[:end])
+            if begun not in places:
+                places[begun] = len(tree.tokens)
+                tree.tokens.append(answer[end - 1])
+                tree.parents.append(states[-1] - 1)
+            states.append(places[begun] + 1)
         tree.states.append(states)
     return tree
 
 
-def _grown(tree: Tree, places: dict[tuple[int, ...], int], answer: tuple[int, ...]) -> list[int]:
-    """The states of an answer, whose beginnings are added to the tree where they are new."""
-    states = [0]
-    for end in range(1, len(answer)):
-        begun = answer[:end]
-        if begun not in places:
-            places[begun] = len(tree.tokens)
-            tree.tokens.append(answer[end - 1])
-            tree.parents.append(states[-1] - 1)
-        states.append(places[begun] + 1)
-    return states
+def pack(
+    prompts: Sequence[Sequence[int]], trees: Sequence[Tree], places: torch.Tensor, longest: int, pad: int
+) -> Packed:
+    """Prompts and their trees as a batch. places [m, K]: which of its tree's answers each of a prompt's answers is.
 
-
-def pack(prompts: Sequence[Sequence[int]], trees: Sequence[Tree], longest: int, pad: int) -> Packed:
-    """Prompts and their trees as a batch. `longest`: R; behind an answer's end the prompt's last token stands in."""
+    `longest`: R; behind an answer's end the prompt's last token stands in.
+    """
     lengths = [len(prompt) + len(tree.tokens) for prompt, tree in zip(prompts, trees, strict=True)]
-    width = max(lengths)
+    width, most = max(lengths), max(len(tree.states) for tree in trees)
     ids = np.full((len(prompts), width), pad)
     positions = np.zeros((len(prompts), 1 + max(len(tree.tokens) for tree in trees)), dtype=np.int64)
-    where = [[states + [0] * (longest - len(states)) for states in tree.states] for tree in trees]
+    states = np.zeros((len(prompts), most, longest), dtype=np.int64)
     for row, (prompt, tree) in enumerate(zip(prompts, trees, strict=True)):
         ids[row, : lengths[row]] = [*prompt, *tree.tokens]
         positions[row] = len(prompt) - 1
         positions[row, : 1 + len(tree.tokens)] += np.arange(1 + len(tree.tokens))
+        for answer, along in enumerate(tree.states):
+            states[row, answer, : len(along)] = along
     plain = all(_is_chain(tree) for tree in trees)
     extra = {} if plain else _visibility(prompts, trees, width)
-    return Packed(torch.from_numpy(ids), torch.from_numpy(positions), torch.tensor(where), extra)
+    where = torch.from_numpy(states)[torch.arange(len(prompts))[:, None], places]
+    return Packed(torch.from_numpy(ids), torch.from_numpy(positions), where, extra)
 
 
 def _is_chain(tree: Tree) -> bool:

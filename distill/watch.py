@@ -183,8 +183,10 @@ class Watch:
         """
         held_out, most = set(self.watched.judge.questions), self.refresh.questions
         answers = texts_of(self.parts.tokenizer, rollout)
-        rows = [tuple(row) for row in rollout.rows()]
-        unsure = sorted(range(len(answers)), key=lambda place: (-spread.get(rows[place], 0.0), place))[: most // 2]
+        distinct = rollout.distinct
+        rows = [(*rollout.prompts[o], *text) for o, text in zip(distinct.owners, distinct.texts, strict=True)]
+        spreads = [spread.get(rows[place], 0.0) for place in distinct.which.tolist()]
+        unsure = sorted(range(len(answers)), key=lambda place: (-spreads[place], place))[: most // 2]
         found: dict[str, str] = {}
         for place in dict.fromkeys([*unsure, *range(len(answers))]):
             question = self._texts[tuple(rollout.prompts[place // rollout.each])]

@@ -17,7 +17,6 @@ from distill.ensemble import RewardEnsemble
 from distill.ppo import Parts, make_optimizer, make_trainer, train_ppo, trl_arguments
 from distill.ppo_trainer import PPOTrainer, TrlPPOTrainer, trl_ppo
 from distill.rollout import Rollout, at_positions, chosen, roll_out, uniform
-from distill.tree import pack
 from distill.weights import load_merged, load_policy, load_tokenizer, prompt_ids, quiet, scorer_from
 from tests.distill.training import LINEAR, digits, silent, spread
 
@@ -125,10 +124,10 @@ def test_draws_have_the_log_probabilities_of_a_plain_forward_pass(base: Path, wa
     # No token ends an answer.
     together = roll_out(model, prompts, uniform(3 * len(prompts), 4, 1), 1.7, -1, int(tokenizer.pad_token_id), 8)
     assert together.mask.all()
-    for row, logprobs in zip(together.rows(), together.logprobs, strict=True):
+    for place, (answer, logprobs) in enumerate(zip(together.answers, together.logprobs, strict=True)):
         with torch.no_grad():
-            logits = policy(input_ids=torch.tensor([row])).logits[0, -5:-1]
-        expected = torch.log_softmax(logits / 1.7, dim=-1)[torch.arange(4), row[-4:]]
+            logits = policy(input_ids=torch.tensor([[*prompts[place // 3], *answer]])).logits[0, -5:-1]
+        expected = torch.log_softmax(logits / 1.7, dim=-1)[torch.arange(4), answer]
         assert logprobs.tolist() == pytest.approx(expected.tolist(), abs=1e-4)
 
 
@@ -139,10 +138,12 @@ def test_a_tree_of_answers_has_the_log_probabilities_of_each_alone(base: Path, w
     model = ActorCritic(policy, ValueHead(policy.config.hidden_size))
     pad = int(tokenizer.pad_token_id)
     together = roll_out(model, prompts, uniform(2 * 40, 3, 1), 2.0, int(tokenizer.eos_token_id), pad, 8)
-    tokens = sum(len(tree.tokens) for tree in together.trees)
-    assert tokens < sum(len(text) - 1 for text in together.texts)  # something is shared
-    assert {len(text) for text in together.texts} == {1, 2, 3}
-    packed = pack(prompts, together.trees, 3, pad)
+    texts = together.distinct.texts
+    assert sum(len(tree.tokens) for tree in together.trees) < sum(
+        len(text) - 1 for text in texts
+    )  # something is shared
+    assert {len(text) for text in texts} == {1, 2, 3}
+    packed = together.packed([0, 1], pad)
     with torch.no_grad():
         logits = at_positions(policy, packed.ids, packed.positions, **packed.extra)
     found = chosen(logits, packed, together.answers, 2.0)
