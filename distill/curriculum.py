@@ -18,6 +18,8 @@ SEEDS_A_GENERATION = 1_000
 PRACTICE = 500  # added to a seed, so that PPO practises on other questions than those that were labelled
 WATCH = 700  # the same for the questions by which H^A watches PPO
 LEAST_WATCHED = 2
+FAMILY = "attack:"  # how the source of a training family's attack begins
+ADVERSARY = "adversary"  # the source of what an adversary found
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,12 @@ def attack_questions(
     """
     kept = [_found(tasks, text) for text in found[-(count // 2) :]] if count > 1 else []
     families = attacks(tasks, count - len(kept), held_out=False, seed=seed, up_to=generation)
-    return kept + [Chosen(attack.text, "", 0, f"attack:{attack.family}/{attack.task}") for attack in families]
+    return kept + [Chosen(attack.text, "", 0, f"{FAMILY}{attack.family}/{attack.task}") for attack in families]
 
 
 def _found(tasks: Mapping[str, Task], text: str) -> Chosen:
     """What an adversary found; it may be a question with a meaning, at whose answer A failed."""
-    return Chosen(text, *place_of(tasks, text), "adversary")
+    return Chosen(text, *place_of(tasks, text), ADVERSARY)
 
 
 def place_of(tasks: Mapping[str, Task], text: str) -> tuple[str, int]:
@@ -104,7 +106,7 @@ def practice(
             texts = _draw(task, level, number, generation_seed(seed, generation))
             prompts += [Prompt(text, group_of(task.name, level)) for text in texts]
     attacked = attack_questions(tasks, generation, hostile, found, generation_seed(seed, generation))
-    return prompts + [Prompt(choice.question, ATTACK) for choice in attacked]
+    return prompts + [Prompt(choice.question, attack_group(choice.source)) for choice in attacked]
 
 
 def labelled(rows: Sequence[Mapping[str, Any]], found: Iterable[Found] = ()) -> list[Prompt]:
@@ -112,19 +114,26 @@ def labelled(rows: Sequence[Mapping[str, Any]], found: Iterable[Found] = ()) -> 
     prompts = [
         Prompt(
             str(row["question"]),
-            group_of(str(row["task"]), int(row["level"])) if row["source"] == "task" else ATTACK,
+            group_of(row["task"], row["level"]) if row["source"] == "task" else attack_group(row["source"]),
             str(row["answer"]),
         )
         for row in rows
         if row["part"] == "train"
     ]
     held_out = {str(row["question"]) for row in rows if row["part"] != "train"}
-    return prompts + [Prompt(each.question, ATTACK, each.answer) for each in found if each.question not in held_out]
+    return prompts + [
+        Prompt(each.question, attack_group(ADVERSARY), each.answer) for each in found if each.question not in held_out
+    ]
 
 
 def group_of(task: str, level: int) -> str:
     """The name of what is practised together."""
     return f"{task}/{level}"
+
+
+def attack_group(source: str) -> str:
+    """The same of attacks: a training family on all tasks, or what adversaries found."""
+    return ATTACK + source.removeprefix(FAMILY).partition("/")[0]
 
 
 def watched_questions(

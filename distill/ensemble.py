@@ -16,7 +16,9 @@ from amplification.errors import InputError
 from distill.calibration import Calibration, probabilities, read_calibration
 from distill.config import RewardConfig
 from distill.members import BACKBONE
-from distill.weights import answer_ids, load_tokenizer, padded, parameters, prompt_ids, quiet, require_safetensors
+from distill.rollout import parts
+from distill.tree import Rows, answered, rows_of
+from distill.weights import answer_ids, load_tokenizer, parameters, prompt_ids, quiet, require_safetensors
 
 # Rows that go through a member together: small enough to stay in a processor's cache.
 ROWS_AT_ONCE = 64
@@ -48,13 +50,14 @@ class _Members(torch.nn.Module):
         scores = [each.score(each.base_model(**inputs).last_hidden_state).float() for each in self.each()]
         return SimpleNamespace(hidden_states=(torch.cat(scores, dim=-1),))
 
-    def at(self, ids: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
-        """Raw scores [rows, members] at one token of each row. No attention mask: padding is on the right."""
-        rows = torch.arange(len(ids), device=ids.device)
+    def at(self, rows: Rows) -> torch.Tensor:
+        """Raw scores [m, S, members] at the states of some rows."""
+        ids, positions, extra = rows
+        places = torch.arange(len(ids), device=ids.device)[:, None]
         scores = []
         for scorer in self.each():
-            hidden = scorer.base_model(input_ids=ids, use_cache=False).last_hidden_state
-            scores.append(scorer.score(hidden[rows, last]).float())
+            hidden = scorer.base_model(input_ids=ids, use_cache=False, **extra).last_hidden_state
+            scores.append(scorer.score(hidden[places, positions]).float())
         return torch.cat(scores, dim=-1)
 
 
@@ -123,24 +126,32 @@ class RewardEnsemble(torch.nn.Module):
 
     def scores(self, questions: Sequence[str], answers: Sequence[str]) -> torch.Tensor:
         """Each member's centred score of each answer to each question, [members, n]."""
-        prompts = prompt_ids(self.tokenizer, questions)
-        return self.row_scores([p + a for p, a in zip(prompts, answer_ids(self.tokenizer, answers), strict=True)])
+        return self.answer_scores(prompt_ids(self.tokenizer, questions), answer_ids(self.tokenizer, answers))
 
     @torch.no_grad()
-    def row_scores(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Each member's centred score at the last token of each row of token ids, [members, n]."""
-        raw = torch.zeros(len(rows), len(self.centre))
-        order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
-        for start in range(0, len(order), ROWS_AT_ONCE):
-            part = order[start : start + ROWS_AT_ONCE]
-            ids = padded([rows[index] for index in part], int(self.tokenizer.pad_token_id)).to(self.centre.device)
-            last = torch.tensor([len(rows[index]) - 1 for index in part], device=ids.device)
-            raw[part] = self.members.at(ids, last).cpu()
+    def answer_scores(self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Each member's centred score at the last token of each answer to its prompt, all token ids, [members, n].
+
+        Several answers to one prompt are a tree behind it (`distill.tree`).
+        """
+        given = answered(prompts, answers)
+        ends = torch.tensor(given.ends())
+        places: list[list[int]] = [[] for _ in given.prompts]
+        for place, owner in enumerate(given.owners):
+            places[owner].append(place)
+        raw = torch.zeros(len(answers), len(self.centre))
+        lengths = [len(p) + len(tree.tokens) for p, tree in zip(given.prompts, given.trees, strict=True)]
+        for part in parts(lengths, ROWS_AT_ONCE):
+            pad = int(self.tokenizer.pad_token_id)
+            rows = rows_of([given.prompts[i] for i in part], [given.trees[i] for i in part], pad)
+            scores = self.members.at(rows.to(self.centre.device)).cpu()
+            for row, owner in enumerate(part):
+                raw[places[owner]] = scores[row, ends[places[owner]]]
         return ((raw - self.centre.cpu()) / self.scale.cpu()).T
 
-    def rewards(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
-        """The conservative reward of each row of token ids (prompt and answer), [n]."""
-        return self.aggregate(self.row_scores(rows))
+    def rewards(self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> torch.Tensor:
+        """The conservative reward of each answer to its prompt, all token ids, [n]."""
+        return self.aggregate(self.answer_scores(prompts, answers))
 
     def parameters_of_member(self) -> int:
         """Parameters that a token goes through in one member; shared ones count for each."""
@@ -152,8 +163,8 @@ class RewardEnsemble(torch.nn.Module):
 
     def preferences(self, questions: Sequence[str], first: Sequence[str], second: Sequence[str]) -> torch.Tensor:
         """The probability that the first answer to each question is better than the second, [n] (see `calibration`)."""
-        differences = self.scores(questions, first) - self.scores(questions, second)
-        return probabilities(differences, self.temperature)
+        first_scores, second_scores = self.scores([*questions, *questions], [*first, *second]).chunk(2, dim=1)
+        return probabilities(first_scores - second_scores, self.temperature)
 
     def rate(self, questions: Sequence[str], answers: Sequence[str]) -> list[float]:
         """The conservative reward of each answer to each question."""

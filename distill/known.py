@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-# Token ids of prompts and of the answers to them -> rewards [n].
-Learned = Callable[[Sequence[Sequence[int]]], torch.Tensor]
+from distill.tree import answered
+
+# Token ids of prompts, and of the answer to each -> rewards [n].
+Learned = Callable[[Sequence[Sequence[int]], Sequence[Sequence[int]]], torch.Tensor]
 # What H^A's answer and any other one have on average, as learned rewards are centred and scaled.
 ACCEPTABLE, OTHER = 1.0, -1.0
 
@@ -29,10 +31,10 @@ class KnownReward:
         found = dict.fromkeys(pairs, 0.0)
         asked = [pair for pair in found if pair[0] not in self.known]
         if asked:
-            rows = [[*prompt, *answer] for prompt, answer in asked]
-            self.tokens += sum(map(len, rows))
-            found.update(zip(asked, self.learned(rows).float().tolist(), strict=True))
+            given, said = zip(*asked, strict=True)
+            self.tokens += answered(given, said).tokens()
+            found.update(zip(asked, self.learned(given, said).float().tolist(), strict=True))
         for prompt, answer in found:
-            if (given := self.known.get(prompt)) is not None:
-                found[prompt, answer] = ACCEPTABLE if answer == given else OTHER
+            if prompt in self.known:
+                found[prompt, answer] = ACCEPTABLE if answer == self.known[prompt] else OTHER
         return torch.tensor([found[pair] for pair in pairs])

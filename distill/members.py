@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,13 +28,13 @@ from distill.imitation import PART, ProgressCallback, lesson_optimizer
 from distill.pairs import bound_losses, pair_losses
 from distill.progress import Progress
 from distill.trainer_arguments import lesson_arguments
+from distill.tree import rows_of, tree_of
 from distill.weights import (
     CHECKPOINT_ABOVE,
     answer_ids,
     load_merged,
     load_tokenizer,
     lora_config,
-    padded,
     parameters,
     prompt_ids,
     save_adapter,
@@ -150,29 +151,41 @@ def _train_member(
 
 
 class PairCollator:
-    """Pairs of token ids -> parts of similar length, each `chosen` rows then `rejected` rows, padded on the right."""
+    """Pairs of token ids -> parts of similar length; what a pair's two answers begin with goes through once."""
 
     def __init__(self, pad_token_id: int) -> None:
         self.pad_token_id = pad_token_id
         self.tokens = 0
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[torch.Tensor]]:
-        """Input ids of each part, where each row's last token is, and of each pair its margin and what bounds it has.
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+        """Rows of each part (`distill.tree`), the places [n, 2] of the chosen and the rejected answer's ends in them,
+        and of each pair its margin and what bounds it has.
 
         A bound has no chosen answer; the rejected one stands in its place, too, and its pair counts for nothing.
         """
         ordered = sorted(rows, key=lambda row: len(row["rejected_ids"]))
-        batch: dict[str, list[torch.Tensor]] = {"input_ids": [], "last": [], "margin": [], "bound": [], "accepted": []}
+        batch: dict[str, list[Any]] = {"rows": [], "ends": [], "margin": [], "bound": [], "accepted": []}
         for start in range(0, len(ordered), PART // 2):
             part = ordered[start : start + PART // 2]
-            both = [row["chosen_ids"] or row["rejected_ids"] for row in part] + [row["rejected_ids"] for row in part]
-            self.tokens += sum(map(len, both))
-            batch["input_ids"].append(padded(both, self.pad_token_id))
-            batch["last"].append(torch.tensor([len(row) - 1 for row in both]))
+            pairs = [(row["chosen_ids"] or row["rejected_ids"], row["rejected_ids"]) for row in part]
+            shared = [_common(*pair) for pair in pairs]
+            given = [chosen[:length] for (chosen, _), length in zip(pairs, shared, strict=True)]
+            trees = [tree_of([p[n:] for p in pair], whole=True) for pair, n in zip(pairs, shared, strict=True)]
+            laid = rows_of(given, trees, self.pad_token_id)
+            self.tokens += sum(map(len, given)) + sum(len(tree.tokens) for tree in trees)
+            ends = torch.tensor([[states[-1] for states in tree.states] for tree in trees])
+            batch["rows"].append(laid._asdict())
+            batch["ends"].append(laid.positions.gather(1, ends))
             batch["margin"].append(torch.tensor([float(row["margin"]) for row in part]))
             batch["bound"].append(torch.tensor([not row["chosen_ids"] for row in part]))
             batch["accepted"].append(torch.tensor([bool(row["accepted"]) for row in part]))
         return batch
+
+
+def _common(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens two rows begin with alike; not the last one, which is where they are read."""
+    alike = takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))
+    return min(sum(1 for _ in alike), len(first) - 1, len(second) - 1)
 
 
 class PairTrainer(RewardTrainer):  # type: ignore[misc]
@@ -190,13 +203,14 @@ class PairTrainer(RewardTrainer):  # type: ignore[misc]
     ) -> torch.Tensor:
         """Mean loss over the rows of all parts (see `distill.pairs`). `return_outputs` is not supported."""
         total, count = torch.zeros((), device=model.device), 0
-        parts = zip(*(inputs[name] for name in ("input_ids", "last", "margin", "bound", "accepted")), strict=True)
-        for ids, last, margin, bound, accepted in parts:
-            # The head at the last token alone, found by the collator. No attention mask: padding is on the right.
+        parts = zip(*(inputs[name] for name in ("rows", "ends", "margin", "bound", "accepted")), strict=True)
+        for rows, ends, margin, bound, accepted in parts:
+            # The head at the answers' ends alone. No attention mask but a tree's: padding is on the right.
             scorer = model.get_base_model() if isinstance(model, PeftModel) else model
-            hidden = scorer.base_model(input_ids=ids, use_cache=False).last_hidden_state
-            scores = scorer.score(hidden[torch.arange(len(ids), device=ids.device), last]).squeeze(-1).float()
-            chosen, rejected = scores.chunk(2)
+            ids = rows["ids"]
+            hidden = scorer.base_model(input_ids=ids, use_cache=False, **rows["extra"]).last_hidden_state
+            scores = scorer.score(hidden[torch.arange(len(ids), device=ids.device)[:, None], ends]).squeeze(-1).float()
+            chosen, rejected = scores.unbind(1)
             total = (
                 total + torch.where(bound, bound_losses(rejected, False), pair_losses(chosen, rejected, margin)).sum()
             )

@@ -22,7 +22,7 @@ from distill.experience import Settings
 from distill.known import KnownReward
 from distill.optimizer import optimizer_for, trainable
 from distill.ppo_trainer import PPOConfig, PPOTrainer
-from distill.practice import ATTACK, Hardest, Practice, Prompt
+from distill.practice import Hardest, Practice, Prompt
 from distill.progress import Progress
 from distill.refresh import Watched
 from distill.sharding import whole_weights
@@ -144,9 +144,9 @@ def _metrics(
         ended = {"throttled": False, "collapsed": False, "part": settings.part, "prompts": 0, "attacks": 0}
         return summary([], settings, 0, 0, seconds) | ended
     metrics = summary(trainer.history, settings, trainer.tokens, trainer.scored_tokens() * members, seconds)
-    drawn = trainer.practice.drawn
+    practice = trainer.practice
     ended = {"throttled": trainer.throttled, "collapsed": trainer.collapsed, "part": trainer.part.rows}
-    ended |= {"prompts": sum(drawn.values()), "attacks": drawn.get(ATTACK, 0)}
+    ended |= {"prompts": sum(practice.drawn.values()), "attacks": practice.attacks}
     seen = watch.metrics() if watch else {}
     # Looks and refreshes go through the policy and the members, which are of one size.
     metrics["reward_tokens"] += seen.get("watch_tokens", 0)

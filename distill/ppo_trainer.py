@@ -15,7 +15,7 @@ from dataclasses import replace
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from transformers import PrinterCallback
@@ -40,7 +40,7 @@ from distill.experience import Experience, Settings
 from distill.memory import Part
 from distill.practice import Practice
 from distill.rollout import Rollout, at_positions, chosen, parts, roll_out
-from distill.tree import Packed
+from distill.tree import Rows
 
 with warnings.catch_warnings():
     # Known and wanted: the project pins the last TRL that has PPO, and keeps it behind this module.
@@ -81,6 +81,15 @@ class Monitor(Protocol):
         ...
 
     def __call__(self, experience: Experience, update: int) -> Action | None: ...
+
+
+class _Piece(NamedTuple):
+    """A few prompts with their answers: rows for a model, the state [m, K, R] that predicts each answer's token, and
+    the places of the answers in the rollout."""
+
+    rows: Rows
+    states: torch.Tensor
+    places: torch.Tensor
 
 
 class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
@@ -185,11 +194,12 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         args, mask = self.args, rollout.mask
         scores = self._scores(rollout)
         reference, values = torch.zeros_like(rollout.logprobs), rollout.values
-        for rows, packed in self._parts(rollout):
+        for part in self._parts(rollout):
+            ids, positions, extra = part.rows
             with self._precision():
-                logits = at_positions(self.ref_model, packed.ids, packed.positions, **packed.extra)
-            answers = rollout.answers[rows].to(logits.device)
-            reference[rows] = chosen(logits, packed, answers, args.temperature).logprobs.cpu()
+                logits = at_positions(self.ref_model, ids, positions, **extra)
+            answers = rollout.answers[part.places].to(logits.device)
+            reference[part.places] = chosen(logits, part.states, answers, args.temperature).logprobs.cpu()
         kl = torch.where(mask, kl_of(rollout.logprobs, reference, args.kl_estimator), 0.0)
         if rollout.each > 1:
             earned = scores - self.controller.coefficient * kl.sum(1)
@@ -242,21 +252,21 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         # Processes wait for each other in each piece, so all have as many; what they lack is a row that counts nothing.
         lacking = self.most(max(1, len(pieces))) - len(pieces)
         spare = [next(self._parts(rollout, [0]))] * lacking if lacking else []
-        for place, (rows, packed) in enumerate([*pieces, *spare]):
-            with self._accumulating(last=place + 1 == len(pieces) + lacking):
+        for number, ((ids, positions, extra), states, places) in enumerate([*pieces, *spare]):
+            with self._accumulating(last=number + 1 == len(pieces) + lacking):
                 with self._precision():
-                    logits, values = self.model(packed.ids, packed.positions, **packed.extra)
+                    logits, values = self.model(ids, positions, **extra)
                 device = logits.device
-                answers, mask = rollout.answers[rows].to(device), rollout.mask[rows].to(device)
-                if place >= len(pieces):
+                answers, mask = rollout.answers[places].to(device), rollout.mask[places].to(device)
+                if number >= len(pieces):
                     mask = torch.zeros_like(mask)
-                logprobs, entropy = chosen(logits, packed, answers, args.temperature)
-                change = torch.where(mask, logprobs - rollout.logprobs[rows].to(device), 0.0)
+                logprobs, entropy = chosen(logits, states, answers, args.temperature)
+                change = torch.where(mask, logprobs - rollout.logprobs[places].to(device), 0.0)
                 if check:
                     self._check_drift(change)
-                surrogate = policy_losses(change.exp(), experience.advantages[rows].to(device), args.cliprange)
-                old, returns = experience.values[rows].to(device), experience.returns[rows].to(device)
-                values = packed.of_answers(values)
+                surrogate = policy_losses(change.exp(), experience.advantages[places].to(device), args.cliprange)
+                old, returns = experience.values[places].to(device), experience.returns[places].to(device)
+                values = values.gather(1, states.flatten(1)).view(mask.shape)
                 error = value_losses(values, old, returns, args.cliprange_value)
                 sums = [(each * mask).sum() for each in (surrogate, error, entropy)]
                 loss = (sums[0] + args.vf_coef * sums[1] - self.settings.entropy_bonus * sums[2]) / count
@@ -270,12 +280,13 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         """Gradients are added up, and shared with the other processes with the last piece."""
         return nullcontext() if last else self.accelerator.no_sync(self.model)
 
-    def _parts(self, rollout: Rollout, among: Sequence[int] | None = None) -> Iterator[tuple[torch.Tensor, Packed]]:
-        """Rows of a few prompts' answers, and those prompts with their trees, on the device."""
+    def _parts(self, rollout: Rollout, among: Sequence[int] | None = None) -> Iterator[_Piece]:
+        """Prompts with the trees of their answers, those of similar length together, on the device."""
+        device = self.accelerator.device
         lengths = [len(p) + len(tree.tokens) for p, tree in zip(rollout.prompts, rollout.trees, strict=True)]
         for part in parts(lengths, self.part.rows, among):
-            packed = rollout.packed(part, self.processing_class.pad_token_id)
-            yield rollout.rows_of(part), packed.to(self.accelerator.device)
+            rows, states = rollout.batch(part, self.processing_class.pad_token_id)
+            yield _Piece(rows.to(device), states.to(device), rollout.rows_of(part))
 
     def _total(self, tensor: torch.Tensor) -> torch.Tensor:
         if self.accelerator.num_processes == 1:

@@ -15,11 +15,11 @@ import torch
 from distill.advantage import Total
 from distill.lessons import FLOOR, RATE, UNKNOWN
 
-ATTACK = "attack"
+ATTACK = "attack/"
 
 
 class Prompt(NamedTuple):
-    """A question to practise on. `group`: its task and level, or ATTACK; `answer`: H^A's, where it was asked."""
+    """A question to practise on. `group`: its task and level, or ATTACK and what made it; `answer`: H^A's, if asked."""
 
     question: str
     group: str = ""
@@ -49,6 +49,11 @@ class Practice:
     def learned(self, places: Sequence[int], rewards: torch.Tensor, total: Total) -> None:
         """Mean rewards [n] of the answers to this process's prompts at `places`; `total` adds up over processes."""
 
+    @property
+    def attacks(self) -> int:
+        """How many attacks came."""
+        return sum(count for group, count in self.drawn.items() if group.startswith(ATTACK))
+
     def state(self) -> dict[str, Any]:
         """JSON-ready: what `restore` takes."""
         return {"drawn": dict(self.drawn)}
@@ -71,8 +76,8 @@ class Practice:
 class Hardest(Practice):
     """Groups by how little their answers earn, as `distill.lessons` draws them by their loss.
 
-    A reward of 1, that of H^A's answers, counts as a loss of 0, and one of -1 as 1. Attacks are at most `share` of the
-    prompts, in expectation, however badly they are answered.
+    A reward of 1, that of H^A's answers, counts as a loss of 0, and one of -1 as 1. Attacks of all kinds together are
+    at most `share` of the prompts, in expectation, however badly they are answered.
     """
 
     def __init__(self, groups: Sequence[str], seed: int, share: float) -> None:
@@ -108,7 +113,9 @@ class Hardest(Practice):
 
     def _weights(self) -> dict[str, float]:
         weights = {name: loss + FLOOR for name, loss in self.loss.items()}
-        if ATTACK in weights and len(weights) > 1:
-            others = sum(weight for name, weight in weights.items() if name != ATTACK)
-            weights[ATTACK] = min(weights[ATTACK], others * self.share / (1 - self.share))
+        hostile = {name: weight for name, weight in weights.items() if name.startswith(ATTACK)}
+        others = sum(weights.values()) - sum(hostile.values())
+        if hostile and others:
+            held = min(1.0, others * self.share / (1 - self.share) / sum(hostile.values()))
+            weights |= {name: weight * held for name, weight in hostile.items()}
         return weights

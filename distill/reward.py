@@ -22,10 +22,11 @@ from distill.calibration import Calibration, calibrated, save_calibration
 from distill.config import AdapterConfig, RewardConfig
 from distill.ensemble import RewardEnsemble
 from distill.judgement import Judgement
-from distill.members import Lesson, tokenised_pairs, train_members
+from distill.members import Lesson, train_members
 from distill.pairs import Row, pairs_of, require_two_sides, settled
 from distill.progress import Progress
-from distill.weights import load_tokenizer, quiet
+from distill.tree import answered
+from distill.weights import answer_ids, load_tokenizer, prompt_ids, quiet
 
 # Questions with candidate answers -> H^A's judgements, None where it came to none.
 Judging = Callable[[Sequence[tuple[str, Sequence[str]]]], Sequence[Judgement | None]]
@@ -118,8 +119,9 @@ def train_reward(
         counts = train_members(lesson, Path(out), seed, progress)
         seconds = time.monotonic() - begun
         metrics = calibrate(base, Path(out), heldout, settings)
-        scored = tokenised_pairs(tokenizer, heldout)
-        tokens = sum(len(row) for name in ("chosen_ids", "rejected_ids") for row in scored[name])
+        asked = prompt_ids(tokenizer, [row["question"] for row in (*heldout, *heldout)])
+        rated = answer_ids(tokenizer, [row[name] for name in ("chosen", "rejected") for row in heldout])
+        tokens = answered(asked, rated).tokens()
     bounds = sum(row["chosen"] is None for row in train)
     return metrics | {
         "pairs": len(train) - bounds,
@@ -151,7 +153,8 @@ def calibrate(
     save_calibration(folder, Calibration((0.0,) * count, (1.0,) * count, settings.aggregate))
     questions = [row["question"] for row in heldout]
     ensemble = RewardEnsemble.load(base, folder)
-    chosen, rejected = (ensemble.scores(questions, [row[name] for row in heldout]) for name in ("chosen", "rejected"))
+    answers = [row[name] for name in ("chosen", "rejected") for row in heldout]
+    chosen, rejected = ensemble.scores([*questions, *questions], answers).chunk(2, dim=1)
     calibration, metrics = calibrated(questions, chosen, rejected, settings.aggregate)
     save_calibration(folder, calibration)
     centre, scale = (torch.tensor(values)[:, None] for values in (calibration.centre, calibration.scale))

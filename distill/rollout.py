@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from distill.tree import Packed, Tree, pack, tree_of
+from distill.tree import Rows, Tree, rows_of, states_of, tree_of
 from distill.weights import padded
 
 
@@ -76,10 +76,11 @@ class Rollout:
         """The rows of the answers to some prompts, [len(prompts) K]."""
         return (torch.tensor(prompts, dtype=torch.long)[:, None] * self.each + torch.arange(self.each)).flatten()
 
-    def packed(self, prompts: Sequence[int], pad: int) -> Packed:
-        """Some prompts with their answers, as a batch for a model."""
+    def batch(self, prompts: Sequence[int], pad: int) -> tuple[Rows, torch.Tensor]:
+        """Some prompts with their answers, and the state [m, K, R] that predicts each token of each answer."""
         trees, places = [self.trees[i] for i in prompts], self.distinct.places[list(prompts)]
-        return pack([self.prompts[i] for i in prompts], trees, places, self.answers.shape[1], pad)
+        rows = rows_of([self.prompts[i] for i in prompts], trees, pad)
+        return rows, states_of(trees, places, self.answers.shape[1])
 
     def tokens(self) -> int:
         """Tokens that go through a model where all prompts with their answers do."""
@@ -122,13 +123,12 @@ class Chosen(NamedTuple):
     entropy: torch.Tensor
 
 
-def chosen(logits: torch.Tensor, packed: Packed, answers: torch.Tensor, temperature: float) -> Chosen:
-    """Of `answers` [m K, R], from the logits [m, S, vocabulary] of their states, at `temperature`."""
+def chosen(logits: torch.Tensor, states: torch.Tensor, answers: torch.Tensor, temperature: float) -> Chosen:
+    """Of `answers` [m K, R], from the logits [m, S, vocabulary] of the `states` [m, K, R] that predict them."""
     logprobs = torch.log_softmax(logits / temperature, dim=-1)
     entropy = -(logprobs.exp() * logprobs).sum(dim=-1)
     rows = torch.arange(len(logits), device=logits.device)[:, None, None]
-    tokens = answers.view(packed.where.shape)
-    found = logprobs[rows, packed.where, tokens], entropy[rows, packed.where]
+    found = logprobs[rows, states, answers.view(states.shape)], entropy[rows, states]
     return Chosen(*(each.reshape(answers.shape) for each in found))
 
 

@@ -23,36 +23,53 @@ class Tree(NamedTuple):
     states: list[list[int]]
 
 
-class Packed(NamedTuple):
+class Rows(NamedTuple):
     """Prompts with their trees behind them, as rows of a batch.
 
-    ids [m, T], padded on the right; positions [m, S] of the states in a row; where [m, K, R]: which state predicts
-    each token of each answer. `extra` is what a model must be told besides: nothing where each tree is a chain, else
-    position_ids [m, T] and attention_mask [m, 1, T, T], True where a token (row) sees another one (column).
+    ids [m, T], padded on the right; positions [m, S] of the states in a row. `extra` is what a model must be told
+    besides: nothing where each tree is a chain, else position_ids [m, T] and attention_mask [m, 1, T, T], True where a
+    token (row) sees another one (column).
     """
 
     ids: torch.Tensor
     positions: torch.Tensor
-    where: torch.Tensor
     extra: dict[str, torch.Tensor]
 
-    def to(self, device: torch.device) -> Packed:
+    def to(self, device: torch.device) -> Rows:
         """The same on a device."""
         extra = {name: tensor.to(device) for name, tensor in self.extra.items()}
-        return Packed(self.ids.to(device), self.positions.to(device), self.where.to(device), extra)
-
-    def of_answers(self, states: torch.Tensor) -> torch.Tensor:
-        """What each state has [m, S] as what each answer's tokens have [m K, R]."""
-        return states.gather(1, self.where.flatten(1)).view(-1, self.where.shape[2])
+        return Rows(self.ids.to(device), self.positions.to(device), extra)
 
 
-def tree_of(answers: Sequence[Sequence[int]]) -> Tree:
-    """The tree of all beginnings of some answers; an answer's last token predicts nothing, so it is no node."""
+class Answered(NamedTuple):
+    """Answers by their prompts, each distinct prompt and answer once.
+
+    owners[i] and places[i] are the prompt of the i-th answer, and which of its tree's answers it is. The trees hold
+    whole answers: the last state of one is its last token.
+    """
+
+    prompts: list[tuple[int, ...]]
+    trees: list[Tree]
+    owners: list[int]
+    places: list[int]
+
+    def tokens(self) -> int:
+        """Tokens that go through a model."""
+        return sum(map(len, self.prompts)) + sum(len(tree.tokens) for tree in self.trees)
+
+    def ends(self) -> list[int]:
+        """The state of each answer's last token."""
+        return [self.trees[o].states[p][-1] for o, p in zip(self.owners, self.places, strict=True)]
+
+
+def tree_of(answers: Sequence[Sequence[int]], whole: bool = False) -> Tree:
+    """The tree of all beginnings of some answers. The last token of an answer predicts nothing, so it is a node only
+    where the answers are wanted `whole`."""
     tree = Tree([], [], [])
     places: dict[tuple[int, ...], int] = {}
     for answer in answers:
         states = [0]
-        for end in range(1, len(answer)):
+        for end in range(1, len(answer) + int(whole)):
             begun = tuple(answer[:end])
             if begun not in places:
                 places[begun] = len(tree.tokens)
@@ -63,28 +80,43 @@ def tree_of(answers: Sequence[Sequence[int]]) -> Tree:
     return tree
 
 
-def pack(
-    prompts: Sequence[Sequence[int]], trees: Sequence[Tree], places: torch.Tensor, longest: int, pad: int
-) -> Packed:
-    """Prompts and their trees as a batch. places [m, K]: which of its tree's answers each of a prompt's answers is.
+def answered(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Answered:
+    """Answers, each with its prompt, put together by prompt."""
+    places: dict[tuple[int, ...], dict[tuple[int, ...], int]] = {}
+    pairs = [(tuple(prompt), tuple(answer)) for prompt, answer in zip(prompts, answers, strict=True)]
+    for prompt, answer in pairs:
+        known = places.setdefault(prompt, {})
+        known.setdefault(answer, len(known))
+    numbers = {prompt: number for number, prompt in enumerate(places)}
+    trees = [tree_of(list(known), whole=True) for known in places.values()]
+    return Answered(list(places), trees, [numbers[p] for p, _ in pairs], [places[p][a] for p, a in pairs])
 
-    `longest`: R; behind an answer's end the prompt's last token stands in.
-    """
+
+def rows_of(prompts: Sequence[Sequence[int]], trees: Sequence[Tree], pad: int) -> Rows:
+    """Prompts and their trees as a batch."""
     lengths = [len(prompt) + len(tree.tokens) for prompt, tree in zip(prompts, trees, strict=True)]
-    width, most = max(lengths), max(len(tree.states) for tree in trees)
-    ids = np.full((len(prompts), width), pad)
+    ids = np.full((len(prompts), max(lengths)), pad)
     positions = np.zeros((len(prompts), 1 + max(len(tree.tokens) for tree in trees)), dtype=np.int64)
-    states = np.zeros((len(prompts), most, longest), dtype=np.int64)
     for row, (prompt, tree) in enumerate(zip(prompts, trees, strict=True)):
         ids[row, : lengths[row]] = [*prompt, *tree.tokens]
+        # Where a row has fewer states than others, its prompt's last token stands in.
         positions[row] = len(prompt) - 1
         positions[row, : 1 + len(tree.tokens)] += np.arange(1 + len(tree.tokens))
+    plain = all(_is_chain(tree) for tree in trees)
+    extra = {} if plain else _visibility(prompts, trees, max(lengths))
+    return Rows(torch.from_numpy(ids), torch.from_numpy(positions), extra)
+
+
+def states_of(trees: Sequence[Tree], places: torch.Tensor, longest: int) -> torch.Tensor:
+    """The state [m, K, longest] that predicts each token of each answer; behind an answer's end, the prompt's.
+
+    places [m, K]: which of its tree's answers each of a prompt's K answers is.
+    """
+    states = np.zeros((len(trees), max(len(tree.states) for tree in trees), longest), dtype=np.int64)
+    for row, tree in enumerate(trees):
         for answer, along in enumerate(tree.states):
             states[row, answer, : len(along)] = along
-    plain = all(_is_chain(tree) for tree in trees)
-    extra = {} if plain else _visibility(prompts, trees, width)
-    where = torch.from_numpy(states)[torch.arange(len(prompts))[:, None], places]
-    return Packed(torch.from_numpy(ids), torch.from_numpy(positions), where, extra)
+    return torch.from_numpy(states)[torch.arange(len(trees))[:, None], places]
 
 
 def _is_chain(tree: Tree) -> bool:

@@ -32,8 +32,8 @@ from distill.weights import prompt_ids
 
 # What metrics say of a look.
 SHOWN = ("update", "reward", "rate", "uncertainty", "disagreement")
-# The spread of members' scores, by row of token ids.
-Spread = Mapping[tuple[int, ...], float]
+# The spread of members' scores, by the token ids of a prompt and its answer.
+Spread = Mapping[tuple[tuple[int, ...], tuple[int, ...]], float]
 
 
 class Parts(NamedTuple):
@@ -84,16 +84,16 @@ class Watch:
         self.looks: list[Look] = []
         self.refreshes: list[Refresh] = []
         self.stopped: Look | None = None  # the look whose agent was gone back to
-        self._spread: dict[tuple[int, ...], float] = {}  # of members' scores, by row of token ids
+        self._spread: Spread = {}
         ids = prompt_ids(parts.tokenizer, parts.questions)
         self._texts = {tuple(row): text for row, text in zip(ids, parts.questions, strict=True)}
         folder.mkdir(parents=True, exist_ok=True)
 
-    def score(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
-        """The conservative reward of each row of token ids, [n]."""
-        scores = self.parts.ensemble.row_scores(rows)
+    def score(self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> torch.Tensor:
+        """The conservative reward of each answer to its prompt, all token ids, [n]."""
+        scores = self.parts.ensemble.answer_scores(prompts, answers)
         spread = scores.std(dim=0, unbiased=False).tolist()
-        self._spread = dict(zip(map(tuple, rows), spread, strict=True))
+        self._spread = dict(zip(zip(map(tuple, prompts), map(tuple, answers), strict=True), spread, strict=True))
         return self.parts.ensemble.aggregate(scores)
 
     def begin(self, update: int) -> None:
@@ -184,7 +184,7 @@ class Watch:
         held_out, most = set(self.watched.judge.questions), self.refresh.questions
         answers = texts_of(self.parts.tokenizer, rollout)
         distinct = rollout.distinct
-        rows = [(*rollout.prompts[o], *text) for o, text in zip(distinct.owners, distinct.texts, strict=True)]
+        rows = [(tuple(rollout.prompts[o]), tuple(t)) for o, t in zip(distinct.owners, distinct.texts, strict=True)]
         spreads = [spread.get(rows[place], 0.0) for place in distinct.which.tolist()]
         unsure = sorted(range(len(answers)), key=lambda place: (-spreads[place], place))[: most // 2]
         found: dict[str, str] = {}

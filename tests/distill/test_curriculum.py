@@ -47,7 +47,7 @@ def test_generations_and_seeds_draw_different_questions() -> None:
 def test_practice_has_two_thirds_on_the_new_level() -> None:
     prompts = practice(TASKS, 2, 900, 0.1, [], seed=1)
     assert abs(len(prompts) - 900) <= len(TASKS)
-    assert [prompt.group for prompt in prompts].count(ATTACK) == 90
+    assert sum(prompt.group.startswith(ATTACK) for prompt in prompts) == 90
     asked = [(prompt.group, text, task) for prompt in prompts if (task := task_of(text := prompt.question))]
     assert {group for group, text, task in asked} == {f"{name}/{level}" for name in TASKS for level in (1, 2, 4)}
     assert all(group == f"{task.name}/{task.level_of(text)}" for group, text, task in asked)

@@ -143,17 +143,19 @@ def test_a_tree_of_answers_has_the_log_probabilities_of_each_alone(base: Path, w
         len(text) - 1 for text in texts
     )  # something is shared
     assert {len(text) for text in texts} == {1, 2, 3}
-    packed = together.packed([0, 1], pad)
+    (ids, positions, extra), states = together.batch([0, 1], pad)
     with torch.no_grad():
-        logits = at_positions(policy, packed.ids, packed.positions, **packed.extra)
-    found = chosen(logits, packed, together.answers, 2.0)
+        logits = at_positions(policy, ids, positions, **extra)
+    found = chosen(logits, states, together.answers, 2.0)
     assert torch.where(together.mask, found.logprobs - together.logprobs, 0.0).abs().max() < 1e-4
 
 
 def test_rewards_that_are_no_numbers_end_training(
     base: Path, warm: Path, reward: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(RewardEnsemble, "rewards", lambda self, rows: torch.full((len(rows),), float("nan")))
+    monkeypatch.setattr(
+        RewardEnsemble, "rewards", lambda self, prompts, answers: torch.full((len(answers),), float("nan"))
+    )
     with pytest.raises(StageError, match="no numbers"):
         train_ppo(base, warm, reward, digits(), LINEAR, SETTINGS, tmp_path, 1, silent)
 

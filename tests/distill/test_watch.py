@@ -57,10 +57,10 @@ def test_a_reward_that_is_gamed_ends_training_and_the_best_agent_is_kept(
 ) -> None:
     zero = load_tokenizer(base).convert_tokens_to_ids("0")
 
-    def likes_zero(ensemble: RewardEnsemble, rows: Sequence[Sequence[int]]) -> torch.Tensor:
-        return torch.tensor([[1.0 if row[-2] == zero else -1.0 for row in rows]] * 2)
+    def likes_zero(_: RewardEnsemble, prompts: Sequence[Any], answers: Sequence[Sequence[int]]) -> torch.Tensor:
+        return torch.tensor([[1.0 if zero in answer else -1.0 for answer in answers]] * 2)
 
-    monkeypatch.setattr(RewardEnsemble, "row_scores", likes_zero)
+    monkeypatch.setattr(RewardEnsemble, "answer_scores", likes_zero)
     settings = SETTINGS.model_copy(
         update={"episodes": 3_200, "learning_rate": 1e-2, "kl_coefficient": 0.0, "temperature": 4.0}
     )
