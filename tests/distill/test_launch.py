@@ -20,6 +20,7 @@ from amplification.errors import InputError, StageError
 from distill.config import AdapterConfig, PPOSettings
 from distill.launch import train_in_processes
 from distill.ppo import train_ppo
+from distill.practice import Prompt
 from tests.distill.training import FULL, LORA, digits, silent
 
 ROOT = Path(__file__).parents[2]
@@ -49,6 +50,7 @@ def job(folder: Path, base: Path, reward: Path, name: str) -> Path:
                 "out": str(folder / name),
                 "seed": 1,
                 "state": str(folder / f"{name}.state"),
+                "attack_share": 0.1,
                 "result": str(folder / f"{name}.metrics.json"),
             }
         )
@@ -82,11 +84,16 @@ def test_a_killed_training_carries_on_to_the_same_weights(base: Path, reward: Pa
     assert {**ours, "episodes_per_second": 0} == {**theirs, "episodes_per_second": 0}
 
 
-@pytest.mark.parametrize("adapter", [LORA, FULL], ids=lambda c: c.method)
-def test_two_processes_learn_what_one_learns(base: Path, reward: Path, tmp_path: Path, adapter: Any) -> None:
+@pytest.mark.parametrize(("adapter", "answers"), [(LORA, 1), (FULL, 4)], ids=["lora", "full"])
+def test_two_processes_learn_what_one_learns(
+    base: Path, reward: Path, tmp_path: Path, adapter: AdapterConfig, answers: int
+) -> None:
     """Also when they are interrupted and carry on from their state."""
-    shared = settings(episodes=160, batch=32, learning_rate=3e-4)
-    one = train_ppo(base, None, reward, digits(), adapter, shared, tmp_path / "one", 1, silent)
+    shared = settings(
+        episodes=160, batch=32, learning_rate=3e-4, answers=answers, prompts="even" if answers == 1 else "hardest"
+    )
+    prompts = [Prompt(text, f"group {place % 3}") for place, text in enumerate(digits())]
+    one = train_ppo(base, None, reward, prompts, adapter, shared, tmp_path / "one", 1, silent)
     two, state = shared.model_copy(update={"processes": 2}), tmp_path / "state"
 
     def interrupt(done: int, total: int) -> None:
@@ -94,15 +101,17 @@ def test_two_processes_learn_what_one_learns(base: Path, reward: Path, tmp_path:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_in_processes(base, None, reward, digits(), adapter, two, tmp_path / "two", 1, interrupt, state)
+        train_in_processes(base, None, reward, prompts, adapter, two, tmp_path / "two", 1, interrupt, state)
     assert not (tmp_path / "two").exists()
     assert list(state.glob("update-[2-5]"))
     begun: list[int] = []
     done = train_in_processes(
-        base, None, reward, digits(), adapter, two, tmp_path / "two", 1, lambda d, _: begun.append(d), state
+        base, None, reward, prompts, adapter, two, tmp_path / "two", 1, lambda d, _: begun.append(d), state
     )
     assert begun[0] > 64  # it did not begin again
     assert done["episodes"] == one["episodes"] == 160
+    assert done["prompts"] == one["prompts"]
+    assert abs(done["reward_tokens"] - one["reward_tokens"]) <= 0.02 * one["reward_tokens"]
     for name in ("reward_before", "reward_after", "kl", "entropy"):
         assert done[name] == pytest.approx(one[name], abs=0.02), name
     for file in (tmp_path / "one").glob("*.safetensors"):

@@ -13,6 +13,7 @@ from transformers import GenerationConfig
 from amplification.errors import InputError
 from distill.config import PPOSettings
 from distill.ppo import train_ppo
+from distill.practice import Prompt
 from distill.weights import load_merged, load_tokenizer, prompt_ids, save_policy
 from tests.distill.training import FULL, LINEAR, LORA, TASKS, digits, greedy, silent, spread
 
@@ -52,14 +53,42 @@ def test_good_answers_become_likelier(base: Path, practised: tuple[Path, dict[st
 def test_everything_is_counted(base: Path, practised: tuple[Path, dict[str, Any]]) -> None:
     _, metrics = practised
     prompts = prompt_ids(load_tokenizer(base), digits())
-    each = sum(map(len, prompts)) / len(prompts) + 2  # an answer and its end
+    each = sum(map(len, prompts)) / len(prompts) + 1  # an answer; behind its end nothing is predicted
     assert metrics["episodes"] == EPISODES
     assert metrics["tokens_per_episode"] == pytest.approx(each, abs=0.1)
     each = metrics["tokens_per_episode"]
     assert metrics["forward_tokens"] == pytest.approx(EPISODES * each * 2)
     assert metrics["train_tokens"] == pytest.approx(EPISODES * each * 2)
-    assert metrics["reward_tokens"] == pytest.approx(EPISODES * each * 2)
+    # Two members; an answer that an update has twice is scored once, its end goes through, and prompts are shared.
+    assert EPISODES * 0.2 < metrics["reward_tokens"] < EPISODES * (each + 1) * 2
     assert metrics["parameters"] == sum(p.numel() for p in load_merged(base, None).parameters())
+
+
+def test_answers_to_one_prompt_teach_each_other(base: Path, reward: Path, tmp_path: Path) -> None:
+    """From the base's even spread to the right answers, in updates whose episodes share their prompts."""
+    prompts = [Prompt(text, "summing/1", TASKS["summing"].truth(text)) for text in digits()]
+    settings = PPOSettings(
+        episodes=200 * 512, batch=512, answers=32, prompts="hardest", epochs=1, learning_rate=3e-3, temperature=1.3
+    )
+    metrics = train_ppo(base, None, reward, prompts, LINEAR, settings, tmp_path, 1, silent)
+    assert good_share(base, tmp_path) > 0.9
+    assert metrics["reward_tokens"] == 0  # H^A has answered all of them
+    assert metrics["prompts"] == 200 * 16
+    each = sum(map(len, prompt_ids(load_tokenizer(base), digits()))) / len(digits())
+    # A prompt and its distinct answers, for 32 episodes.
+    assert each / 32 < metrics["tokens_per_episode"] < (each + 12) / 32
+    assert metrics["train_tokens"] == pytest.approx(metrics["tokens_per_episode"] * metrics["episodes"])
+
+
+def test_an_update_of_several_answers_is_what_an_update_of_rows_is(base: Path, reward: Path, tmp_path: Path) -> None:
+    """The tree changes what a batch costs and not what is learned: with parts of one prompt, the same weights."""
+    settings = SHORT.model_copy(update={"answers": 8, "temperature": 2.0, "epochs": 1})
+    for name, part in (("one", 1), ("all", 64)):
+        rows = settings.model_copy(update={"part": part})
+        train_ppo(base, None, reward, digits(), FULL, rows, tmp_path / name, 1, silent)
+    ours, theirs = (load_merged(base, tmp_path / name) for name in ("one", "all"))
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-4)
 
 
 @pytest.mark.parametrize("config", [LINEAR, LORA, FULL], ids=lambda c: c.method)
