@@ -26,10 +26,10 @@ def generation_cost(
 ) -> dict[str, float | int]:
     """One generation's cost by factor.
 
-    PPO's prompts that are attacks are the adversary's extra rollouts: their share of PPO counts as robustness.
+    PPO's prompts that are attacks are the adversary's extra rollouts: their share of its tokens counts as robustness.
     """
     parameters = ppo["parameters"]
-    share = ppo["attacks"] / ppo["prompts"] if ppo["prompts"] else 0.0
+    share = ppo["attack_share"]
     ppo_flops = training_flops(ppo)
     reward_forward = float(FORWARD * ppo["reward_parameters"] * ppo["reward_tokens"])
     learning = training_flops(reward) + reward_forward + (training_flops(warm_start) if warm_start else 0.0)

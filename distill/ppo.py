@@ -68,9 +68,9 @@ def train_ppo(
     says so, H^A looks at the training (`distill.watch`). `attack_share`: at most so many of the prompts are attacks,
     where prompts are drawn by what they earn.
     Metrics: episodes, reward_before, reward_after (means of sampled answers' conservative reward), kl and
-    entropy at the end in nats an episode, throttled, prompts and attacks among them, tokens and parameters of the agent
-    and (reward_tokens, reward_parameters) of the ensemble, tokens_per_episode, episodes_per_second (of this process's
-    own time), and the watch's.
+    entropy at the end in nats an episode, throttled, prompts and attacks among them, attack_share (that of the tokens),
+    tokens and parameters of the agent and (reward_tokens, reward_parameters) of the ensemble, tokens_per_episode,
+    episodes_per_second (of this process's own time), and the watch's.
     Raises InputError for unusable inputs and StageError if training diverged.
     """
     if not questions:
@@ -141,12 +141,14 @@ def _metrics(
 ) -> dict[str, Any]:
     """What a training and its watch tell; without a trainer there were no episodes."""
     if trainer is None:
-        ended = {"throttled": False, "collapsed": False, "part": settings.part, "prompts": 0, "attacks": 0}
-        return summary([], settings, 0, 0, seconds) | ended
+        nothing: dict[str, Any] = {"throttled": False, "collapsed": False, "part": settings.part}
+        nothing |= {"prompts": 0, "attacks": 0, "attack_share": 0.0}
+        return summary([], settings, 0, 0, seconds) | nothing
     metrics = summary(trainer.history, settings, trainer.tokens, trainer.scored_tokens() * members, seconds)
-    practice = trainer.practice
     ended = {"throttled": trainer.throttled, "collapsed": trainer.collapsed, "part": trainer.part.rows}
-    ended |= {"prompts": sum(practice.drawn.values()), "attacks": practice.attacks}
+    practice = trainer.practice
+    metrics |= {"prompts": sum(practice.drawn.values()), "attacks": practice.attacks}
+    metrics["attack_share"] = trainer.attack_tokens / max(trainer.tokens, 1)
     seen = watch.metrics() if watch else {}
     # Looks and refreshes go through the policy and the members, which are of one size.
     metrics["reward_tokens"] += seen.get("watch_tokens", 0)

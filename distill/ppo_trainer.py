@@ -123,7 +123,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         self.practice = practice or Practice([""] * len(prompts), self.args.seed)
         self.draws = Draws(self.args.seed, self.args.batch_size // settings.answers, settings.answers, rank, world)
         self.history: list[dict[str, float]] = []
-        self.tokens = 0
+        self.tokens = self.attack_tokens = 0  # through the policy in rollouts, and those of prompts that are attacks
         self.update = 0
         self.places: list[int] = []  # of the update's prompts, this process's share
         self.throttled = self.collapsed = False
@@ -181,7 +181,10 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
                 together=draws.world > 1,
             )
         rollout = replace(rollout, version=self.update)
-        self.tokens += int(self._total(torch.tensor(rollout.tokens())))
+        attacked = [number for number, place in enumerate(self.places) if self.practice.is_attack(place)]
+        counts = torch.tensor([rollout.tokens(), rollout.tokens(attacked)])
+        tokens, of_attacks = (int(count) for count in self._total(counts))
+        self.tokens, self.attack_tokens = self.tokens + tokens, self.attack_tokens + of_attacks
         return rollout
 
     def scored_tokens(self) -> int:

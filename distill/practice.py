@@ -54,6 +54,10 @@ class Practice:
         """How many attacks came."""
         return sum(count for group, count in self.drawn.items() if group.startswith(ATTACK))
 
+    def is_attack(self, place: int) -> bool:
+        """Whether the prompt there is an attack."""
+        return self.group_of[place].startswith(ATTACK)
+
     def state(self) -> dict[str, Any]:
         """JSON-ready: what `restore` takes."""
         return {"drawn": dict(self.drawn)}

@@ -29,6 +29,7 @@ def keep(trainer: PPOTrainer) -> None:
         "kl_coefficient": trainer.controller.coefficient,
         "history": trainer.history,
         "tokens": trainer.tokens,
+        "attack_tokens": trainer.attack_tokens,
         "scored_tokens": trainer.scored_tokens(),
         "practice": trainer.practice.state(),
         "training": _identity(trainer),
@@ -49,7 +50,8 @@ def carry_on(trainer: PPOTrainer) -> None:
         values = ppo_state.apply(state, trainer.inner, trainer.optimizer)
     except ValueError as error:
         raise StageError(f"{trainer.state_folder}: {error}; delete this folder to begin again") from error
-    trainer.update, trainer.history, trainer.tokens = values["update"], values["history"], values["tokens"]
+    trainer.update, trainer.history = values["update"], values["history"]
+    trainer.tokens, trainer.attack_tokens = values["tokens"], values["attack_tokens"]
     trainer.score.tokens = values["scored_tokens"] if trainer.accelerator.is_main_process else 0
     trainer.practice.restore(values["practice"])
     trainer.controller.coefficient = values["kl_coefficient"]

@@ -82,9 +82,10 @@ class Rollout:
         rows = rows_of([self.prompts[i] for i in prompts], trees, pad)
         return rows, states_of(trees, places, self.answers.shape[1])
 
-    def tokens(self) -> int:
-        """Tokens that go through a model where all prompts with their answers do."""
-        return sum(map(len, self.prompts)) + sum(len(tree.tokens) for tree in self.trees)
+    def tokens(self, among: Sequence[int] | None = None) -> int:
+        """Tokens that go through a model where all prompts, or some of them, do with their answers."""
+        places = range(len(self.prompts)) if among is None else among
+        return sum(len(self.prompts[place]) + len(self.trees[place].tokens) for place in places)
 
 
 def parts(lengths: Sequence[int], size: int, among: Sequence[int] | None = None) -> Iterator[list[int]]:

@@ -15,8 +15,7 @@ PPO = {
     "reward_parameters": 20,
     "reward_tokens": 40,
     "episodes": 50,
-    "prompts": 50,
-    "attacks": 10,
+    "attack_share": 0.2,
     "tokens_per_episode": 8.0,
 }
 
@@ -26,7 +25,7 @@ def test_a_forward_pass_is_2_and_a_training_step_6_flops_a_parameter_and_token()
 
 
 def test_a_generation_without_an_adversary() -> None:
-    cost = generation_cost(LABELS, WARM, REWARD, None, {**PPO, "attacks": 0})
+    cost = generation_cost(LABELS, WARM, REWARD, None, {**PPO, "attack_share": 0.0})
     ppo = 10 * (2 * 300 + 6 * 100)
     learning = 10 * 6 * 100 + 20 * (2 * 10 + 6 * 50) + 2 * 20 * 40
     assert cost["plain_rl_flops"] == ppo
@@ -46,7 +45,7 @@ def test_an_adversarys_rollouts_and_judgements_are_its_own_cost() -> None:
     assert cost["robustness_flops"] == pytest.approx(0.2 * ppo + 2 * 10 * 70)
     assert cost["amplified_episodes"] == 20
     assert cost["amplified_tokens_per_episode"] == 15
-    without = generation_cost(LABELS, WARM, REWARD, None, {**PPO, "attacks": 0})
+    without = generation_cost(LABELS, WARM, REWARD, None, {**PPO, "attack_share": 0.0})
     assert cost["flops"] == without["flops"] + 2 * 10 * (70 + 100)
 
 
