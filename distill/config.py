@@ -50,6 +50,9 @@ class AdapterConfig(Settings):
     alpha: int = Field(default=128, ge=1)
 
 
+SelectionRule = Literal["random", "disagreement", "double_thompson"]
+
+
 class SelectionConfig(Settings):
     """Which of the candidates H^A is asked: at random, or by what a reward ensemble does not know yet.
 
@@ -58,7 +61,7 @@ class SelectionConfig(Settings):
     `distill.selection`). For an H^A that is dear: the learning costs as much as a few labels of a program do.
     """
 
-    by: Literal["random", "disagreement", "double_thompson"] = "random"
+    by: SelectionRule = "random"
     rounds: int = Field(default=4, ge=2)
     pool: int = Field(default=3, ge=2)
     steps: int = Field(default=100, ge=1)  # optimizer steps a round, of the learner and of each member

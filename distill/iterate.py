@@ -180,12 +180,12 @@ class Iteration:
             chosen = choose(tasks, turn.level, settings, share, self.found, turn.seed)
             if settings.selection.by == "random":
                 return make_labels(labeller, tasks, chosen, settings, out, progress)
-            from distill.learner import Learner
+            from distill.learners import Learners
             from distill.selected_labels import select_labels
 
             pool = choose(tasks, turn.level, settings.candidates(), share, self.found, turn.seed)
             seed, state = self._seed(turn), state_of(out)
-            learner = Learner(base, start, tasks, self.config.distill, state, seed)
+            learner = Learners(base, start, tasks, self.config.distill, state, seed)
             return select_labels(labeller, tasks, pool, len(chosen), learner, settings, out, state, seed, progress)
 
         return work

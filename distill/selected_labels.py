@@ -30,13 +30,23 @@ Row = dict[str, Any]
 
 
 class Valuer(Protocol):
-    """What says which questions are worth asking: a `Learner`."""
+    """What says which questions are worth asking: `Learners`."""
 
     def values(
         self, number: int, rows: Sequence[Mapping[str, Any]], questions: Sequence[str]
     ) -> tuple[list[float], list[dict[str, Any]]]:
         """Values of `questions`, not below 0, given the labels `rows` of the rounds before `number`, and their cost."""
         ...
+
+
+class AtRandom:
+    """A valuer to which all questions are worth the same."""
+
+    def values(
+        self, number: int, rows: Sequence[Mapping[str, Any]], questions: Sequence[str]
+    ) -> tuple[list[float], list[dict[str, Any]]]:
+        """Learns nothing, at no cost."""
+        return [1.0] * len(questions), []
 
 
 class Rounds:
