@@ -11,7 +11,8 @@ Each rule gives a question a value from the members' scores of the agent's own s
   the question, too, is chosen here.
 
 What has the highest value is of one kind: a task that is learned last, many wordings of one problem. So a batch is
-drawn and not cut off (`pick`), and no group has more than its share.
+drawn and not cut off (`pick`), and no group has more than its share. Source: Kirsch et al., "Stochastic batch
+acquisition" (arXiv 2106.12059, 2021).
 """
 
 from __future__ import annotations

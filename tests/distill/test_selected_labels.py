@@ -10,12 +10,19 @@ import pytest
 
 from amplification.episode import Cost
 from distill.config import DistillConfig, LabelsConfig, RewardConfig, SelectionConfig, WarmStartConfig
+from distill.configure import load_config
 from distill.curriculum import Chosen, choose
+from distill.iterate import run
 from distill.judgement import Answers
 from distill.labels import read_labels
 from distill.learners import Learners
 from distill.selected_labels import select_labels
+from distill.stage import read_done
+from eval.evaluator import Evaluator
+from tests.distill.test_stage import Silent
 from tests.distill.training import LINEAR, TASKS, silent
+
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 SETTINGS = LabelsConfig(
     questions=30, replay=10, heldout=0.2, selection=SelectionConfig(by="disagreement", rounds=3, pool=3)
@@ -154,16 +161,31 @@ def test_learners_value_questions_and_tell_what_it_cost(base: Path, tmp_path: Pa
         | {"source": c.source, "part": "heldout" if place % 4 == 0 else "train"}
         for place, c in enumerate(pool)
     ]
-    found = []
-    for name in ("a", "b"):
-        learners = Learners(base, None, TASKS, distill, tmp_path / name, 1)
-        learners.values(1, rows[:40], [choice.question for choice in pool[40:]])
-        found.append(learners.values(2, rows, [choice.question for choice in pool[40:]]))
-    values, cost = found[0]
-    assert found[0] == found[1]
+    learners = Learners(base, None, TASKS, distill, tmp_path, 1)
+    asked = [choice.question for choice in pool[40:]]
+    learners.values(1, rows[:40], asked)
+    values, cost = learners.values(2, rows, asked)
+    assert learners.values(2, rows, asked) == (values, cost)  # as after a kill
     assert len(values) == len(pool) - 40
     assert min(values) >= 0 and max(values) > 0
     *learned, drawn, scored = cost
     for warm, reward in (learned[:2], learned[2:]):  # two members
         assert 0 < warm["train_tokens"] < reward["train_tokens"]
     assert drawn["forward_tokens"] > 0 and scored["forward_tokens"] > 0
+
+
+def test_a_run_chooses_where_its_settings_say_so(tmp_path: Path) -> None:
+    config = load_config(CONFIGS / "debug.yaml")
+    selection = SelectionConfig(by="double_thompson", rounds=2, pool=2, steps=2)
+    labels = config.distill.labels.model_copy(update={"selection": selection})
+    distill = config.distill.model_copy(update={"labels": labels})
+    evaluator, stage = Evaluator(config.evaluation.questions, config.evaluation.attacks), "generation-0/labels"
+    told: dict[str, dict[str, Any]] = {}
+    for name, settings in (("random", config.distill), ("chosen", distill)):
+        run(config.model_copy(update={"distill": settings}), tmp_path / name, evaluator, Silent(), until=stage)
+        told[name] = read_done(tmp_path / name / stage).metrics
+    assert told["chosen"]["labels"] == told["random"]["labels"]
+    assert told["chosen"]["selection"]["by"] == "double_thompson"
+    assert told["chosen"]["selection"]["candidates"] > told["chosen"]["labels"]
+    assert "selection" not in told["random"]
+    assert not list((tmp_path / "chosen").glob("*/*.state"))
