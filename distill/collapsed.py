@@ -73,7 +73,7 @@ class CollapsedIteration(Iteration):
             done[name] = self.stage(f"{turn.name}/{name}", work)
             return done[name].folder
 
-        labels = [*course.labels, stage("labels", self._label(turn, assistant))]
+        labels = [*course.labels, stage("labels", self._label(turn, assistant, base, before))]
         start = before
         if distill.warm_start.enabled:
             start = stage("warm_start", self._warm_start(turn, base, before, labels))
@@ -92,8 +92,8 @@ class CollapsedIteration(Iteration):
         course.rounds.append(done)
         return done
 
-    def _label(self, turn: Turn, previous: Agent) -> Work:
-        work, share = super()._label(turn, previous), self.config.collapsed.judge_without_agent
+    def _label(self, turn: Turn, previous: Agent, base: Path, start: Path | None) -> Work:
+        work, share = super()._label(turn, previous, base, start), self.config.collapsed.judge_without_agent
 
         def labelled(out: Path, progress: Progress) -> Metrics:
             from distill.labels import read_labels

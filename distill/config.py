@@ -50,12 +50,35 @@ class AdapterConfig(Settings):
     alpha: int = Field(default=128, ge=1)
 
 
+SelectionRule = Literal["random", "disagreement", "double_thompson"]
+
+
+class SelectionConfig(Settings):
+    """Which of the candidates H^A is asked: at random, or by what a reward ensemble does not know yet.
+
+    In rounds: the first one's questions are random; before each later one a learner and a reward ensemble are trained
+    for `steps` on the labels so far, and their view of `pool` candidates for each question asked chooses (see
+    `distill.selection`). For an H^A that is dear: the learning costs as much as a few labels of a program do.
+    """
+
+    by: SelectionRule = "random"
+    rounds: int = Field(default=4, ge=2)
+    pool: int = Field(default=3, ge=2)
+    steps: int = Field(default=100, ge=1)  # optimizer steps a round, of the learner and of each member
+
+
 class LabelsConfig(Settings):
     """Which questions H^A is asked: `questions` of each task at the new level, `replay` at each older one."""
 
     questions: int = Field(default=2_000, ge=1)
     replay: int = Field(default=300, ge=0)
     heldout: float = Field(default=0.1, gt=0, lt=1)  # share of labels kept to measure the reward model on
+    selection: SelectionConfig = SelectionConfig()
+
+    def candidates(self) -> LabelsConfig:
+        """The settings with as many questions as there are candidates."""
+        pool = self.selection.pool
+        return self.model_copy(update={"questions": self.questions * pool, "replay": self.replay * pool})
 
 
 class WarmStartConfig(Settings):

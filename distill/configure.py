@@ -101,6 +101,10 @@ def check(config: RunConfig, where: str) -> None:
         raise InputError(where, problem, f"set it to {config.generations + 1} or more, or 'generations' to less")
     _check_model(config, where)
     _check_ppo(config, where)
+    selection, members = config.distill.labels.selection, config.distill.reward.members
+    if selection.by != "random" and members < 2:
+        problem = f"'distill.labels.selection.by' is {selection.by}, and {members} reward model is never of two minds"
+        raise InputError(where, problem, "set 'distill.reward.members' to 2 or more, or 'by' to random")
 
 
 def _check_ppo(config: RunConfig, where: str) -> None:

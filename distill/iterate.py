@@ -145,7 +145,7 @@ class Iteration:
             done[name] = self.stage(f"{turn.name}/{name}", work)
             return done[name].folder
 
-        labels = stage("labels", self._label(turn, previous))
+        labels = stage("labels", self._label(turn, previous, base, adapter))
         start = adapter
         if self.config.distill.warm_start.enabled:
             start = stage("warm_start", self._warm_start(turn, base, adapter, [labels]))
@@ -170,15 +170,26 @@ class Iteration:
             self.models.tasks, words, self.config.model, self.config.base, out, self.config.seed, progress
         )
 
-    def _label(self, turn: Turn, previous: Agent) -> Work:
+    def _label(self, turn: Turn, previous: Agent, base: Path, start: Path | None) -> Work:
+        """H^A with `previous` is asked; `start` is the agent that the labels will teach."""
+
         def work(out: Path, progress: Progress) -> Metrics:
             from distill.curriculum import choose
             from distill.labels import make_labels
 
             settings, adversary = self.config.distill.labels, self.config.distill.adversary
-            share = adversary.share if adversary.enabled else 0.0
-            chosen = choose(self.models.tasks, turn.level, settings, share, self.found, turn.seed)
-            return make_labels(self._labeller(turn, previous), self.models.tasks, chosen, settings, out, progress)
+            share, tasks = adversary.share if adversary.enabled else 0.0, self.models.tasks
+            labeller = self._labeller(turn, previous)
+            chosen = choose(tasks, turn.level, settings, share, self.found, turn.seed)
+            if settings.selection.by == "random":
+                return make_labels(labeller, tasks, chosen, settings, out, progress)
+            from distill.learners import Learners
+            from distill.selected_labels import select_labels
+
+            pool = choose(tasks, turn.level, settings.candidates(), share, self.found, turn.seed)
+            seed, state = self._seed(turn), state_of(out)
+            learner = Learners(base, start, tasks, self.config.distill, state, seed)
+            return select_labels(labeller, tasks, pool, len(chosen), learner, settings, out, state, seed, progress)
 
         return work
 

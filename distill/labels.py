@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
+from amplification.episode import Cost
 from amplification.question import digest
 from amplification.tasks.base import FACT, Task
 from distill.config import LabelsConfig
@@ -39,25 +40,37 @@ def make_labels(
     model, else "train"; a fact is held out only where there is nothing else). Questions to which H^A came to no
     answer are left out and counted.
     """
-    from datasets import Dataset
-
     chosen = list(chosen)
     answered = judge.answer([choice.question for choice in chosen], progress)
-    facts = [_is_fact(tasks, choice) for choice in chosen]
-    # Every later level rests on the facts: one that the agent is not taught is wrong in every label built upon it.
-    shares = [0.0 if fact and not all(facts) else settings.heldout for fact in facts]
-    rows = [
-        {**asdict(choice), "answer": answer, "part": part_of(choice.question, share)}
-        for choice, answer, share in zip(chosen, answered.answers, shares, strict=True)
+    rows = label_rows(chosen, answered.answers, parts_of(tasks, chosen, settings.heldout))
+    write_labels(rows, out)
+    return label_counts(rows, len(chosen), answered.cost)
+
+
+def label_rows(chosen: Sequence[Chosen], answers: Sequence[str | None], parts: Sequence[str]) -> list[dict[str, Any]]:
+    """A row for each question that H^A answered."""
+    return [
+        {**asdict(choice), "answer": answer, "part": part}
+        for choice, answer, part in zip(chosen, answers, parts, strict=True)
         if answer is not None
     ]
-    Dataset.from_list(rows).to_parquet(out / LABELS_FILE)
+
+
+def label_counts(rows: Sequence[Mapping[str, Any]], asked: int, cost: Cost) -> dict[str, Any]:
+    """What the stage tells of its labels."""
     return {
         "labels": len(rows),
-        "unanswered": len(chosen) - len(rows),
+        "unanswered": asked - len(rows),
         "attacks": sum(row["source"] != "task" for row in rows),
-        "cost": asdict(answered.cost),
+        "cost": asdict(cost),
     }
+
+
+def write_labels(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
+    """Write `labels.parquet`."""
+    from datasets import Dataset
+
+    Dataset.from_list([dict(row) for row in rows]).to_parquet(out / LABELS_FILE)
 
 
 def read_labels(folder: Path) -> list[dict[str, Any]]:
@@ -71,6 +84,16 @@ def read_labels(folder: Path) -> list[dict[str, Any]]:
 def newest_labels(folders: Iterable[Path]) -> list[dict[str, Any]]:
     """The labels of several folders, oldest first; of a question that was asked again, the newest answer."""
     return list({str(row["question"]): row for folder in folders for row in read_labels(folder)}.values())
+
+
+def parts_of(tasks: Mapping[str, Task], chosen: Sequence[Chosen], heldout: float) -> list[str]:
+    """The part of each question's label: a share `heldout` is held out, of the facts only where there is nothing else.
+
+    Every later level rests on the facts: one that the agent is not taught is wrong in every label built upon it.
+    """
+    facts = [_is_fact(tasks, choice) for choice in chosen]
+    shares = [0.0 if fact and not all(facts) else heldout for fact in facts]
+    return [part_of(choice.question, share) for choice, share in zip(chosen, shares, strict=True)]
 
 
 def _is_fact(tasks: Mapping[str, Task], choice: Chosen) -> bool:

@@ -33,6 +33,8 @@ def generation_cost(
     ppo_flops = training_flops(ppo)
     reward_forward = float(FORWARD * ppo["reward_parameters"] * ppo["reward_tokens"])
     learning = training_flops(reward) + reward_forward + (training_flops(warm_start) if warm_start else 0.0)
+    # What chose the questions: a learner and its reward models, trained and asked.
+    learning += sum(training_flops(each) for each in labels.get("selection", {}).get("learning", ()))
     searching = float(FORWARD * parameters * adversary["tokens"]) if adversary else 0.0
     cost, episodes = labels["cost"], labels["labels"] + labels["unanswered"]
     for judging in (reward, adversary, ppo):

@@ -4,5 +4,6 @@ EXPERIMENTS: dict[str, str] = {
     "foolable_reward": "distill.experiments.foolable_reward",
     "drift": "distill.experiments.drift",
     "malformed": "distill.experiments.malformed",
+    "active_selection": "distill.experiments.active_selection",
     "planted_fault": "distill.experiments.planted_fault",
 }

@@ -96,6 +96,12 @@ def test_settings_cannot_be_changed_afterwards() -> None:
             "'distill.ppo.batch' is 100, which 'processes' times 'minibatches' (8) do not divide",
             "set it to 96",
         ),
+        (
+            "distill: {reward: {members: 1}, labels: {selection: {by: disagreement}}}",
+            "1 reward model is never of two minds",
+            "set 'distill.reward.members' to 2",
+        ),
+        ("distill: {labels: {selection: {by: guess}}}", "'distill.labels.selection.by'", "correct"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, problem: str, remedy: str) -> None:

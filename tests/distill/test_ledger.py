@@ -55,3 +55,11 @@ def test_judgements_for_the_reward_model_are_episodes_too() -> None:
     assert cost["amplified_episodes"] == 13
     assert cost["amplified_tokens_per_episode"] == pytest.approx(260 / 13)
     assert cost["flops"] == generation_cost(LABELS, WARM, REWARD, None, PPO)["flops"] + 2 * 10 * 60
+
+
+def test_what_chose_the_questions_is_reward_learning() -> None:
+    chosen = {**LABELS, "selection": {"learning": [WARM, REWARD, {**WARM, "train_tokens": 0, "forward_tokens": 7}]}}
+    cost, without = (generation_cost(labels, WARM, REWARD, None, PPO) for labels in (chosen, LABELS))
+    more = training_flops(WARM) + training_flops(REWARD) + 10 * 2 * 7
+    assert cost["reward_learning_flops"] == without["reward_learning_flops"] + more
+    assert cost["flops"] == without["flops"] + more
