@@ -70,6 +70,7 @@ class RewardEnsemble(torch.nn.Module):
         super().__init__()
         self.members = members
         self.tokenizer = tokenizer
+        self.scored_tokens = 0  # that went through a member so far, for the ledger
         self.rule, self.temperature = calibration.aggregate, calibration.temperature
         self.centre: torch.Tensor
         self.scale: torch.Tensor
@@ -130,6 +131,7 @@ class RewardEnsemble(torch.nn.Module):
     def row_scores(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
         """Each member's centred score at the last token of each row of token ids, [members, n]."""
         raw = torch.zeros(len(rows), len(self.centre))
+        self.scored_tokens += sum(map(len, rows)) * len(self.centre)
         order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
         for start in range(0, len(order), ROWS_AT_ONCE):
             part = order[start : start + ROWS_AT_ONCE]

@@ -79,6 +79,31 @@ def test_what_was_answered_before_the_kill_is_not_asked_again(undisturbed: Path,
     assert after.keys() == answered(undisturbed).keys()
 
 
+def test_every_call_of_the_agent_is_in_the_ledger(undisturbed: Path) -> None:
+    """The store knows which stage caused each call that reached the model; what the stages told must add up to it."""
+    import sqlite3
+
+    with sqlite3.connect(undisturbed / "store.sqlite") as database:
+        rows = database.execute("select scope, sum(prompt_tokens + completion_tokens) from memo group by scope")
+        spent: dict[str, int] = dict(rows)
+
+    def metrics(stage: str) -> dict[str, Any]:
+        told: dict[str, Any] = json.loads((undisturbed / stage / "done.json").read_text())["metrics"]
+        return told
+
+    for generation in ("generation-0", "generation-1"):
+        adversary = metrics(f"{generation}/adversary")
+        told = {
+            "labels": metrics(f"{generation}/labels")["cost"]["tokens"],
+            "reward": metrics(f"{generation}/reward")["own_tokens"],
+            "adversary": adversary["tokens"] + adversary["judge_cost"]["tokens"],
+            "agent": metrics(f"{generation}/agent")["kept_tokens"],
+        }
+        assert told == {stage: spent.get(f"{generation}/{stage}", 0) for stage in told}
+        assert told["reward"] and told["adversary"]
+        assert adversary["scored_tokens"] > 0
+
+
 def test_a_finished_run_only_writes_its_report_again(undisturbed: Path) -> None:
     done = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("done.json")}
     again = subprocess.run([*COMMAND, str(undisturbed)], check=True, capture_output=True, text=True, timeout=PATIENCE_S)
