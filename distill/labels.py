@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
+from amplification.errors import InputError
 from amplification.question import digest
 from amplification.tasks.base import FACT, Task
 from distill.config import LabelsConfig
@@ -37,7 +38,7 @@ def make_labels(
 
     Columns: question, answer (H^A's), task, level, source, part ("heldout" for the share that measures the reward
     model, else "train"; a fact is held out only where there is nothing else). Questions to which H^A came to no
-    answer are left out and counted.
+    answer are left out and counted. Raises InputError if that is all of them.
     """
     from datasets import Dataset
 
@@ -51,6 +52,10 @@ def make_labels(
         for choice, answer, share in zip(chosen, answered.answers, shares, strict=True)
         if answer is not None
     ]
+    if not rows:
+        problem = f"H^A came to no answer to any of the {len(chosen)} questions"
+        remedy = "'amplify episodes --run' with this run shows why; give it more ('limits') or another 'overseer'"
+        raise InputError("labels", problem, remedy)
     Dataset.from_list(rows).to_parquet(out / LABELS_FILE)
     return {
         "labels": len(rows),

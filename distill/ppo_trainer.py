@@ -314,7 +314,8 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
             **losses,
         }
         if not all(abs(value) < float("inf") for value in entry.values()):
-            raise StageError("PPO diverged: its losses are no numbers; lower distill.ppo.learning_rate")
+            rates = "distill.ppo.learning_rate or distill.ppo.value_learning_rate"
+            raise StageError(f"PPO diverged: its losses are no numbers; lower {rates}")
         self.history.append(entry)
         self.controller.observe(self._distance(experience), self.args.batch_size)
 
