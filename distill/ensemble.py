@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 
-from amplification.errors import InputError
+from amplification.errors import InputError, StageError
 from distill.calibration import Calibration, probabilities, read_calibration
 from distill.config import RewardConfig
 from distill.members import BACKBONE
@@ -158,8 +159,10 @@ class RewardEnsemble(torch.nn.Module):
         return probabilities(differences, self.temperature)
 
     def rate(self, questions: Sequence[str], answers: Sequence[str]) -> list[float]:
-        """The conservative reward of each answer to each question."""
+        """The conservative reward of each answer to each question. Raises StageError for one that is no number."""
         values: list[float] = self.aggregate(self.scores(questions, answers)).tolist()
+        if not all(map(math.isfinite, values)):
+            raise StageError("the reward model gives rewards that are no numbers; train it again (distill.reward)")
         return values
 
 

@@ -88,6 +88,7 @@ def told(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str]:
         (("run", "--tasks", "jumping"), "'jumping', which is no task"),
         (("run", "configs/demo.yaml", "configs/debug.yaml"), "one argument too many"),
         (("run", "no/such.yaml"), "no/such.yaml: there is no such file"),
+        (("experiment", "configs/experiments/missing.yaml"), "such as configs/experiments/drift.yaml"),
         (("run", "--until", "generation-0/labels", "--only", "base"), "--until and --only"),
         (("run", "--out", "pyproject.toml"), "pyproject.toml: this is a file"),
         (("run", "--out", "configs"), "configs: the folder holds something else"),

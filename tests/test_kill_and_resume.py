@@ -79,6 +79,25 @@ def test_what_was_answered_before_the_kill_is_not_asked_again(undisturbed: Path,
     assert after.keys() == answered(undisturbed).keys()
 
 
+def test_a_disk_that_is_full_costs_the_stage_alone(tmp_path: Path) -> None:
+    """No file may grow beyond 96 kB, which the base's weights would. With room again the same command carries on."""
+
+    def run(most: int) -> subprocess.CompletedProcess[str]:
+        code = f"import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, ({most}, {most}));"
+        code += " runpy.run_module('amplification', run_name='__main__', alter_sys=True)"
+        # Wide enough that the store is no larger yet.
+        wide = ["--model.width", "64", "--model.heads", "2"]
+        command = [sys.executable, "-c", code, *COMMAND[3:], str(tmp_path / "run"), "--until", "base", *wide]
+        return subprocess.run(command, check=False, capture_output=True, text=True, timeout=PATIENCE_S)
+
+    full = run(96 * 1024)
+    assert full.returncode == 1
+    assert "stage base failed" in full.stderr and full.stderr.count("\n") == 1
+    assert not (tmp_path / "run" / "base").exists()
+    assert run(2**40).returncode == 0
+    assert (tmp_path / "run" / "base" / "done.json").exists()
+
+
 def test_every_call_of_the_agent_is_in_the_ledger(undisturbed: Path) -> None:
     """The store knows which stage caused each call that reached the model; what the stages told must add up to it."""
     import sqlite3
