@@ -59,6 +59,8 @@ def load_overseer(name: str) -> OverseerConfig:
     tasks' own. Raises InputError if anything about it is wrong."""
     if name == PROGRAM.kind:
         return PROGRAM
+    if not Path(name).exists() and not name.endswith((".yaml", ".yml")):
+        raise InputError("command line", f"--overseer cannot be '{name}'", "give program, human or a YAML file")
     return from_mapping(OverseerConfig, read_mapping(Path(name)), name)
 
 
