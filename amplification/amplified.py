@@ -152,14 +152,13 @@ class Amplified:
 
     async def _decide_within(self, bound: Use, shown: Workspace, account: Account, cost: Cost) -> Decision:
         used = FREE
-        account.reserve(*bound)
+        account.reserve(bound.calls, bound.tokens)
         try:
             decision = await self.overseer.act(shown)
             used = decision.used
         finally:
-            account.settle(*bound, *used)
-        cost.overseer_calls += used.calls
-        cost.overseer_tokens += used.tokens
+            account.settle(bound.calls, bound.tokens, used.calls, used.tokens)
+        cost.add_overseers(used)
         return decision
 
     async def _ask(self, subs: tuple[SubQuestion, ...], step: Step, place: Place, tree: Tree) -> None:

@@ -32,6 +32,7 @@ from amplification.options import WHERE, parse
 from amplification.telling import told
 from distill.config import RunConfig
 from distill.configure import check, from_mapping, load_config, load_overseer, refused
+from distill.experiments import EXPERIMENTS
 from distill.overseer_commands import (
     ExperimentOptions,
     ImitateOptions,
@@ -153,6 +154,8 @@ def _ask(args: list[str]) -> int:
 def _episodes(args: list[str]) -> int:
     options = _options(EpisodesOptions, args, "episodes")
     config = _config_of(options.run)
+    if options.limit is not None and options.limit < 0:
+        raise InputError(WHERE, f"--limit is {options.limit}", "give a number from 0 on")
     if (options.what == "show") != (options.id is not None):
         remedy = "write 'episodes show ID'"
         raise InputError(WHERE, "show needs the id of an episode, and nothing else takes one", remedy)
@@ -219,6 +222,9 @@ def _imitate(args: list[str]) -> int:
 def _experiment(args: list[str]) -> int:
     if args and args[0].endswith((".yaml", ".yml")):
         return _study(args)
+    if not args or args[0] in EXPERIMENTS:
+        problem = f"'{args[0]}' is configured by a file" if args else "there is no experiment"
+        raise InputError(WHERE, problem, "give one such as configs/experiments/drift.yaml, or imitation, or served")
     options = _options(ExperimentOptions, args, "experiment")
     serving = load_config().serving
     with _output_to_errors(), training_progress() as progress:

@@ -8,6 +8,7 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from amplification.messages import Content
+from amplification.overseer import Use
 from amplification.question import Answer, Question
 from amplification.workspace import Action, Left
 
@@ -28,7 +29,7 @@ class Cost:
     """What an episode used. Tokens are prompt plus completion tokens that went through the agent's model.
 
     A memo hit costs nothing; `tokens_saved` is what the hits would have cost, so that cost without the memo is
-    `tokens + tokens_saved`. `overseer_calls` and `overseer_tokens` are those of an overseer that is a model.
+    `tokens + tokens_saved`. What begins with `overseer_` is of an overseer that is a model (see `overseer.Use`).
     """
 
     overseer_steps: int = 0
@@ -38,6 +39,9 @@ class Cost:
     tokens_saved: int = 0
     overseer_calls: int = 0
     overseer_tokens: int = 0
+    overseer_work: int = 0
+    overseer_work_saved: int = 0
+    overseer_unpriced: int = 0
 
     def add(self, other: Cost) -> None:
         self.overseer_steps += other.overseer_steps
@@ -47,6 +51,17 @@ class Cost:
         self.tokens_saved += other.tokens_saved
         self.overseer_calls += other.overseer_calls
         self.overseer_tokens += other.overseer_tokens
+        self.overseer_work += other.overseer_work
+        self.overseer_work_saved += other.overseer_work_saved
+        self.overseer_unpriced += other.overseer_unpriced
+
+    def add_overseers(self, used: Use) -> None:
+        """Count what deciding a step used."""
+        self.overseer_calls += used.calls
+        self.overseer_tokens += used.tokens
+        self.overseer_work += used.work
+        self.overseer_work_saved += used.work_saved
+        self.overseer_unpriced += used.unpriced
 
 
 UNFINISHED = Answer.failed("not finished")

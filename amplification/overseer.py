@@ -10,13 +10,20 @@ NOT_UNDERSTOOD = "no task understands this question"
 
 
 class Use(NamedTuple):
-    """Calls and tokens (prompt and completion) of the overseer's own model."""
+    """Calls and tokens (prompt and completion) of the overseer's own model; a memo hit uses none.
+
+    `work` is parameters x tokens, which adds up over models of different sizes, and `work_saved` what memo hits would
+    have added to it. `unpriced`: tokens (the saved ones included) of a model whose size nobody told.
+    """
 
     calls: int = 0
     tokens: int = 0
+    work: int = 0
+    work_saved: int = 0
+    unpriced: int = 0
 
     def plus(self, other: Use) -> Use:
-        return Use(self.calls + other.calls, self.tokens + other.tokens)
+        return Use(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
 
 
 FREE = Use()

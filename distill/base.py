@@ -32,7 +32,15 @@ from amplification.tasks.attack_families import sampled
 from amplification.tasks.base import NONSENSE, Task, split_of
 from distill.config import BaseConfig, ModelConfig
 from distill.progress import Progress
-from distill.weights import REFERENCE_FILE, padded, parameters, prompt_ids, quiet, require_safetensors
+from distill.weights import (
+    REFERENCE_FILE,
+    padded,
+    parameters,
+    prompt_ids,
+    quiet,
+    require_finite,
+    require_safetensors,
+)
 from prompts import render
 
 PAD, BOS, EOS, UNKNOWN = "<pad>", "<bos>", "<eos>", "<unk>"
@@ -225,6 +233,7 @@ def _train_form(
         optimizer.step()
         optimizer.zero_grad()
         progress(step + 1, settings.steps)
+    require_finite(model, "base.learning_rate")
     return {
         "loss": loss,
         "loss_floor": floor,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from amplification.agent import Agent
+from amplification.episode import Cost
 from distill.alone import PartlyAlone, judged_alone
 from distill.curriculum import SEEDS_A_GENERATION
 from distill.iterate import Iteration, Turn, texts_found
@@ -144,9 +145,10 @@ class CollapsedIteration(Iteration):
                 save_between(course.base, copies[-1], agent, share, adapter, out)
                 newest = out
             next_copy = consulted([*copies, newest], settings.lag)
-            ask = self.models.asker(self.models.agent("copy", course.base, next_copy), f"{turn.name}/copy")
+            used = Cost()
+            ask = self.models.asker(self.models.agent("copy", course.base, next_copy), f"{turn.name}/copy", used)
             levels = {name: task.levels[turn.level] for name, task in self.models.tasks.items()}
-            return {"agreement": agreement_by_task(ask, read_labels(labels), levels)}
+            return {"agreement": agreement_by_task(ask, read_labels(labels), levels), "tokens": used.tokens}
 
         return work
 

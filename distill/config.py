@@ -13,9 +13,9 @@ from amplification.voting import Voting
 
 
 class Settings(BaseModel):
-    """Unknown keys are refused; values do not change once read."""
+    """Unknown keys and numbers that are not finite are refused; values do not change once read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelConfig(Settings):

@@ -19,6 +19,7 @@ from distill.config import RunConfig
 Config = TypeVar("Config", bound=BaseModel)
 
 EMBEDDED = "the embedded demo.yaml"
+DEMO = "configs/demo.yaml"
 
 # Widths of an attention head that vLLM's CPU kernels are built for.
 HEAD_SIZES = (32, 64)
@@ -48,9 +49,9 @@ def load_config(path: Path | None = None) -> RunConfig:
     return config
 
 
-def read_mapping(path: Path) -> dict[str, Any]:
-    """The keys and values of a YAML file. Raises InputError if it is missing or not YAML with keys."""
-    return _mapping(_read(path), str(path))
+def read_mapping(path: Path, example: str = DEMO) -> dict[str, Any]:
+    """The keys and values of a YAML file. Raises InputError if it is missing (naming an example) or has no keys."""
+    return _mapping(_read(path, example), str(path))
 
 
 def load_overseer(name: str) -> OverseerConfig:
@@ -58,6 +59,8 @@ def load_overseer(name: str) -> OverseerConfig:
     tasks' own. Raises InputError if anything about it is wrong."""
     if name == PROGRAM.kind:
         return PROGRAM
+    if not Path(name).exists() and not name.endswith((".yaml", ".yml")):
+        raise InputError("command line", f"--overseer cannot be '{name}'", "give program, human or a YAML file")
     return from_mapping(OverseerConfig, read_mapping(Path(name)), name)
 
 
@@ -149,11 +152,11 @@ def dotted_keys(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield from dotted_keys(field.annotation, f"{prefix}{name}.")
 
 
-def _read(path: Path) -> str:
+def _read(path: Path, example: str = DEMO) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise InputError(path, "there is no such file", "give a configuration such as configs/demo.yaml") from error
+        raise InputError(path, "there is no such file", f"give a configuration such as {example}") from error
     except UnicodeDecodeError as error:
         raise InputError(path, "this is not a text file in UTF-8", "give a YAML file") from error
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 
-from amplification.errors import InputError
+from amplification.errors import InputError, StageError
 from distill.calibration import Calibration, probabilities, read_calibration
 from distill.config import RewardConfig
 from distill.members import BACKBONE
@@ -73,6 +74,7 @@ class RewardEnsemble(torch.nn.Module):
         super().__init__()
         self.members = members
         self.tokenizer = tokenizer
+        self.scored_tokens = 0  # that went through a member so far, for the ledger
         self.rule, self.temperature = calibration.aggregate, calibration.temperature
         self.centre: torch.Tensor
         self.scale: torch.Tensor
@@ -135,6 +137,7 @@ class RewardEnsemble(torch.nn.Module):
         Several answers to one prompt are a tree behind it (`distill.tree`).
         """
         given = answered(prompts, answers)
+        self.scored_tokens += given.tokens() * len(self.centre)
         ends = torch.tensor(given.ends())
         places: list[list[int]] = [[] for _ in given.prompts]
         for place, owner in enumerate(given.owners):
@@ -167,8 +170,10 @@ class RewardEnsemble(torch.nn.Module):
         return probabilities(first_scores - second_scores, self.temperature)
 
     def rate(self, questions: Sequence[str], answers: Sequence[str]) -> list[float]:
-        """The conservative reward of each answer to each question."""
+        """The conservative reward of each answer to each question. Raises StageError for one that is no number."""
         values: list[float] = self.aggregate(self.scores(questions, answers)).tolist()
+        if not all(map(math.isfinite, values)):
+            raise StageError("the reward model gives rewards that are no numbers; train it again (distill.reward)")
         return values
 
 

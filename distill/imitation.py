@@ -34,6 +34,7 @@ from distill.weights import (
     parameters,
     prompt_ids,
     quiet,
+    require_finite,
     save_policy,
 )
 
@@ -151,6 +152,7 @@ def warm_start(
         begun = time.monotonic()
         result = trainer.train()
         seconds = time.monotonic() - begun
+        require_finite(policy, "distill.warm_start.learning_rate")
         save_policy(policy, base, adapter_config, out)
     return {
         "examples": len(rows),

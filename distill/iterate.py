@@ -224,7 +224,8 @@ class Iteration:
 
             settings = self.config.distill.reward
             rows, scope = newest_labels(labels), f"{turn.name}/reward"
-            ask = self.models.asker(self.models.agent("before PPO", base, start), scope)
+            used = Cost()
+            ask = self.models.asker(self.models.agent("before PPO", base, start), scope, used)
             # A program finds one answer acceptable, so its label is its judgement, and asking again would be waste.
             judge = None
             if self.config.overseer.kind != "program":
@@ -232,6 +233,7 @@ class Iteration:
             pairs = make_pairs(self.models.tasks, rows, ask, settings, self._seed(turn), judge.judge if judge else None)
             adapter = self.config.distill.adapter
             metrics = train_reward(base, start, pairs, adapter, settings, out, self._seed(turn), progress, earlier)
+            metrics["own_tokens"] = used.tokens
             if settings.refresh.most:
                 write_pairs(pairs, out)
             return {**metrics, "judge_cost": asdict(judge.cost), "judged": len(rows)} if judge else metrics
@@ -252,7 +254,8 @@ class Iteration:
             ppo = self.config.distill.ppo.of(turn.level)
             prompts = ppo.episodes // ppo.answers
             metrics = hunt(adversary, target, out, prompts, settings.practised, self._seed(turn), progress)
-            return {**metrics, "tokens": used.tokens, "judge_cost": asdict(judged.cost)}
+            spent = {"tokens": used.tokens, "scored_tokens": ensemble.scored_tokens}
+            return {**metrics, **spent, "judge_cost": asdict(judged.cost)}
 
         return work
 
@@ -320,9 +323,9 @@ class Iteration:
         from distill.keep import agreements, better, go_back
         from distill.labels import newest_labels
 
-        scope, rows = f"{turn.name}/agent", newest_labels(labels)
+        scope, rows, used = f"{turn.name}/agent", newest_labels(labels), Cost()
         asks = [
-            self.models.asker(self.models.agent(name, base, folder), scope)
+            self.models.asker(self.models.agent(name, base, folder), scope, used)
             for name, folder in (("before PPO", start), ("after PPO", out))
         ]
         before, after = (agreements(ask, rows) for ask in asks)
@@ -330,7 +333,8 @@ class Iteration:
         if not kept:
             go_back(out, start)
         asked = max(1, len(before))
-        return {"kept": kept, "agreement_before": sum(before) / asked, "agreement_after": sum(after) / asked}
+        agreed = {"agreement_before": sum(before) / asked, "agreement_after": sum(after) / asked}
+        return {"kept": kept, **agreed, "kept_tokens": used.tokens}
 
     def _evaluate(self, n: int, scope: str, agents: Mapping[str, Agent], amplified: Agent | None) -> Work:
         """Measure agents and, given one that has been trained, H^A with it, its robustness and its predecessor's."""

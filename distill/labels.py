@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from amplification.episode import Cost
+from amplification.errors import InputError
 from amplification.question import digest
 from amplification.tasks.base import FACT, Task
 from distill.config import LabelsConfig
@@ -38,12 +39,12 @@ def make_labels(
 
     Columns: question, answer (H^A's), task, level, source, part ("heldout" for the share that measures the reward
     model, else "train"; a fact is held out only where there is nothing else). Questions to which H^A came to no
-    answer are left out and counted.
+    answer are left out and counted. Raises InputError if that is all of them.
     """
     chosen = list(chosen)
     answered = judge.answer([choice.question for choice in chosen], progress)
     rows = label_rows(chosen, answered.answers, parts_of(tasks, chosen, settings.heldout))
-    write_labels(rows, out)
+    write_labels(rows, len(chosen), out)
     return label_counts(rows, len(chosen), answered.cost)
 
 
@@ -66,10 +67,14 @@ def label_counts(rows: Sequence[Mapping[str, Any]], asked: int, cost: Cost) -> d
     }
 
 
-def write_labels(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
-    """Write `labels.parquet`."""
+def write_labels(rows: Sequence[Mapping[str, Any]], asked: int, out: Path) -> None:
+    """Write `labels.parquet`. Raises InputError if there is no answer to any of the `asked` questions."""
     from datasets import Dataset
 
+    if not rows:
+        problem = f"H^A came to no answer to any of the {asked} questions"
+        remedy = "'amplify episodes --run' with this run shows why; give it more ('limits') or another 'overseer'"
+        raise InputError("labels", problem, remedy)
     Dataset.from_list([dict(row) for row in rows]).to_parquet(out / LABELS_FILE)
 
 

@@ -100,14 +100,19 @@ def _run(command: Sequence[str], progress: Progress, episodes: int) -> None:
             process.terminate()
             raise
     if process.returncode != 0:
-        raise StageError(f"a process of PPO failed (exit code {process.returncode}): {_reason(said)}")
+        raise StageError(
+            f"a process of PPO failed (exit code {process.returncode}): {_reason(said)}; "
+            "what it had learned is kept, and the same command carries on from there"
+        )
 
 
 def _reason(said: Sequence[str]) -> str:
-    """What the processes said of their end: our own line, or the last line of the first traceback."""
+    """What the processes said of their end: our own line, the launcher's about one that was killed, or the last line of
+    the first traceback. When one is killed the others complain of a closed connection, which is not the reason."""
+    killed = [match[0] for line in said if (match := re.search(r"Signal \d+ \(\w+\) received by PID \d+", line))]
     ours = [line.partition("amplify: ")[2] for line in said if "amplify: " in line]
     errors = [line for line in said if re.match(r"(\[rank\d+\]: )?[A-Za-z_.]*(Error|Exception)\b", line)]
-    return (ours or errors or list(said[-1:]) or ["it said nothing"])[0][:300]
+    return (ours or killed or errors or list(said[-1:]) or ["it said nothing"])[0][:300]
 
 
 def work(job: Path) -> None:

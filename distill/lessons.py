@@ -7,10 +7,13 @@ hard gets more, and what is being forgotten comes back.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 
 from torch.utils.data import Sampler
+
+from amplification.errors import StageError
 
 # What every group is drawn for even when its loss is nothing, in nats.
 FLOOR = 0.05
@@ -53,7 +56,10 @@ class LessonSampler(Sampler[int]):
             yield waiting.pop()
 
     def learned(self, indices: Sequence[int], losses: Sequence[float]) -> None:
-        """Take note of the loss, in nats, of some rows just trained on."""
+        """Take note of the loss, in nats, of some rows just trained on. Raises StageError for one that is no number."""
+        if not all(map(math.isfinite, losses)):
+            keys = "distill.warm_start.learning_rate, or an imitator's training.learning_rate"
+            raise StageError(f"supervised training diverged: its loss is no number; lower {keys}")
         found: dict[str, list[float]] = {}
         for index, loss in zip(indices, losses, strict=True):
             found.setdefault(self.group_of[index], []).append(loss)

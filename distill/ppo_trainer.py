@@ -8,6 +8,7 @@ clips no gradient, and collects garbage twice an update. tests/distill/test_ppo_
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -313,6 +314,8 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
     def _check_drift(self, change: torch.Tensor) -> None:
         drift = float(change.detach().abs().max()) if change.numel() else 0.0
         limit = DRIFT_MIXED if self.args.bf16 else DRIFT
+        if math.isnan(drift):
+            raise StageError("PPO diverged: its log-probabilities are no numbers; lower distill.ppo.learning_rate")
         if not drift <= limit:
             raise StageError(
                 f"the trainer's log-probabilities differ from the sampler's by {drift:.3g} nats (at most {limit}); "
@@ -343,7 +346,8 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
             **losses,
         }
         if not all(abs(value) < float("inf") for value in entry.values()):
-            raise StageError("PPO diverged: its losses are no numbers; lower distill.ppo.learning_rate")
+            rates = "distill.ppo.learning_rate or distill.ppo.value_learning_rate"
+            raise StageError(f"PPO diverged: its losses are no numbers; lower {rates}")
         self.history.append(entry)
         self.practice.learned(self.places, experience.scores.view(-1, rollout.each).mean(1), self._total)
         self.controller.observe(self._distance(experience), self.args.batch_size)

@@ -56,11 +56,13 @@ def refreshed(
     update: int,
     out: Path,
     seed: int,
+    again: int = 0,
 ) -> Refresh:
     """Ask H^A about `asked` (questions with the policy's answers) and write members that know its labels into `out`.
 
     `earlier`: the ensembles before this one, at first the one that PPO began with; the members of the last are carried
-    on. The folder appears whole.
+    on. `again`: tokens of the update's rollout, which goes through the new members and the reference once more. The
+    folder appears whole.
     """
     judge, settings = watched.judge, watched.settings
     episodes, cost = judge.judged, asdict(judge.cost)
@@ -78,7 +80,7 @@ def refreshed(
         len(asked),
         len(rows),
         told["heldout_accuracy"],
-        told["forward_tokens"] + told["train_tokens"] * TRAINING_STEP // FORWARD,
+        told["forward_tokens"] + told["train_tokens"] * TRAINING_STEP // FORWARD + again * (settings.members + 1),
         judge.judged - episodes,
         {name: value - cost[name] for name, value in asdict(judge.cost).items()},
     )

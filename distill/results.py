@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distill.ledger import FORWARD, generation_cost
+from distill.ledger import forward_flops, generation_cost
 
 Metrics = Mapping[str, Any]
 
@@ -13,6 +13,8 @@ Metrics = Mapping[str, Any]
 MEANS = {
     "amplified_tokens_per_episode": "amplified_episodes",
     "amplified_tokens_per_episode_without_memo": "amplified_episodes",
+    "overseer_tokens_per_episode": "amplified_episodes",
+    "overseer_tokens_per_episode_without_memo": "amplified_episodes",
     "agent_tokens_per_episode": "training_episodes",
 }
 
@@ -52,12 +54,13 @@ def added(costs: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _cost(metrics: Mapping[str, Metrics]) -> dict[str, float]:
-    """One turn's cost by factor. What a throttle measured counts as robustness."""
+    """One turn's cost by factor. What a throttle or the copy's agreement with H^A took to measure is robustness."""
     agent = metrics["agent"]
     cost: dict[str, float] = dict(
         generation_cost(
             metrics["labels"], metrics.get("warm_start"), metrics["reward"], metrics.get("adversary"), agent
         )
     )
-    measuring = FORWARD * agent["parameters"] * agent.get("throttle", {}).get("tokens", 0)
-    return cost | {key: cost[key] + measuring for key in ("robustness_flops", "flops")}
+    tokens = agent.get("throttle", {}).get("tokens", 0) + metrics.get("copy", {}).get("tokens", 0)
+    measuring = forward_flops(agent["parameters"], tokens)
+    return cost | {key: cost[key] + measuring for key in ("robustness_flops", "once_flops", "flops")}

@@ -136,6 +136,9 @@ def train_reward(
 
 def _in_parts(pairs: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
     """The training rows, and the held-out pairs (a bound orders nothing, so it measures nothing)."""
+    if not pairs:
+        remedy = "'amplify episodes --run' with this run shows what it said; another 'overseer' may judge better"
+        raise InputError("labels", "no pair came of H^A's judgements", remedy)
     train = [row for row in pairs if row["part"] == "train"]
     heldout = [row for row in pairs if row["part"] == "heldout" and row["chosen"] is not None]
     for name, part in (("training", train), ("held-out", heldout)):

@@ -128,7 +128,7 @@ def select_labels(
     rounds = Rounds(tasks, pool, count, settings, state)
     for number in range(rounds.rounds):
         rounds.ask(number, rounds.choose(number, valuer, seed), judge, progress)
-    write_labels(rounds.rows, out)
+    write_labels(rounds.rows, count, out)
     told = {
         "by": settings.selection.by,
         "candidates": len(pool),

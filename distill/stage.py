@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -16,6 +17,7 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel
+from safetensors import SafetensorError
 
 from amplification.errors import AmplifyError, InputError, StageError
 from distill.progress import Progress, Reporter
@@ -62,10 +64,8 @@ class RunFolder:
             metrics = work(partial, self.reporter.progress)
         except AmplifyError:
             raise
-        except (OSError, MemoryError, RuntimeError) as error:
-            raise StageError(
-                f"{self.folder}: stage {name} failed ({_reason(error)}); mend it and run the same command"
-            ) from error
+        except (OSError, MemoryError, RuntimeError, SafetensorError) as error:
+            raise StageError(f"{self.folder}: stage {name} failed ({_reason(error)}); {_remedy(error)}") from error
         seconds = time.monotonic() - started
         _write_done(partial, metrics, seconds)
         partial.replace(folder)
@@ -129,6 +129,13 @@ def _file_digest(path: Path) -> str:
 def _reason(error: BaseException) -> str:
     first = str(error).strip().split("\n")[0]
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+def _remedy(error: BaseException) -> str:
+    # safetensors has no error number, only what the system said.
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+    what = "the disk is full, make room" if full else "mend it"
+    return f"{what} and run the same command"
 
 
 def _claim(folder: Path, config: BaseModel) -> None:

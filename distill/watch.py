@@ -172,7 +172,8 @@ class Watch:
             asked = self._own_answers(rollout, spread)
             earlier = [Path(self.parts.reward_folder), *(self._ensemble(each.update) for each in self.refreshes)]
             out, seed = self._ensemble(update), self.parts.seed
-            done = refreshed(self.parts.base, self.watched, asked, earlier, update, out, seed)
+            again = rollout.tokens()
+            done = refreshed(self.parts.base, self.watched, asked, earlier, update, out, seed, again)
         self.refreshes.append(done)
         self._take_over()
 

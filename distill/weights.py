@@ -27,7 +27,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from amplification.errors import InputError
+from amplification.errors import InputError, StageError
 from distill.config import AdapterConfig
 from distill.exact import only_linear_trained, save_exact
 from prompts import render
@@ -228,6 +228,12 @@ def _tidy(folder: Path) -> None:
     config["target_modules"] = sorted(config["target_modules"])
     config["base_model_name_or_path"] = None  # a run folder can be moved, and the agent names its base itself
     file.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+
+
+def require_finite(model: torch.nn.Module, key: str) -> None:
+    """Raises StageError if a weight is no number; `key` is the learning rate that then is to be lowered."""
+    if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
+        raise StageError(f"training diverged: the model's weights are no numbers; lower {key}")
 
 
 def parameters(model: torch.nn.Module) -> int:

@@ -13,6 +13,7 @@ from eval.claims import claims
 from eval.overhead import Factors, overhead
 from eval.pages import html_page, markdown_page
 from eval.pictures import ladder_picture
+from eval.projection import projection
 from eval.results import GenerationResults, Json, RobustnessResults, RunResults, Shares, shares_of
 from eval.statistics import wilson
 
@@ -32,6 +33,7 @@ def build_report(results: RunResults) -> Json:
     costs = {generation.n: generation.costs for generation in results.generations if generation.costs is not None}
     spent = overhead(list(costs.values()))
     factors = dict(zip(costs, spent.generations, strict=True))
+    projected = projection(list(costs.values()), spent.generations, spent.run)
     report = {
         "format": FORMAT,
         "run": results.name,
@@ -44,7 +46,12 @@ def build_report(results: RunResults) -> Json:
             task: {level: cell["chance"] for level, cell in levels.items()} for task, levels in results.chance.items()
         },
         "generations": [_generation(generation, factors.get(generation.n)) for generation in results.generations],
-        "overhead": {**_factors(spent.run if costs else None), "F4": spent.f4},
+        "overhead": {
+            **_factors(spent.run if costs else None),
+            "F4": spent.f4,
+            "unpriced_overseer_tokens": sum(cost.unpriced_overseer_tokens for cost in costs.values()),
+            "projection": projected.as_json() if projected else None,
+        },
         "claims": {name: claim.holds for name, claim in decided.all().items()},
         "claims_details": {
             name: {"tested": claim.tested, "comparisons": claim.details} for name, claim in decided.all().items()
@@ -84,6 +91,8 @@ def terminal_table(report: Json) -> Table:
     total = report["overhead"]["total"]
     if total is not None:
         caption += f"\noverhead F1 + F2 x F3: {100 * total:.1f}%"
+    if unpriced := report["overhead"].get("unpriced_overseer_tokens"):
+        caption += f"\noverhead: unknown, as {unpriced} tokens are of an overseer without 'serving.http.parameters'"
     title = Text(f"{printable(report['run'])}: accuracy in % on held-out questions")
     table = Table(title=title, caption=Text(caption), caption_justify="left", header_style="bold")
     for name in ("task", "level", "base"):

@@ -88,6 +88,10 @@ def told(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str]:
         (("run", "--tasks", "jumping"), "'jumping', which is no task"),
         (("run", "configs/demo.yaml", "configs/debug.yaml"), "one argument too many"),
         (("run", "no/such.yaml"), "no/such.yaml: there is no such file"),
+        (("experiment", "configs/experiments/missing.yaml"), "such as configs/experiments/drift.yaml"),
+        (("experiment", "configs/demo.yaml"), "there is no key 'experiment'"),
+        (("experiment", "drift"), "give one such as configs/experiments/drift.yaml"),
+        (("experiment",), "there is no experiment"),
         (("run", "--until", "generation-0/labels", "--only", "base"), "--until and --only"),
         (("run", "--out", "pyproject.toml"), "pyproject.toml: this is a file"),
         (("run", "--out", "configs"), "configs: the folder holds something else"),
@@ -167,6 +171,21 @@ def test_messages_carry_no_terminal_commands(capsys: pytest.CaptureFixture[str])
     code, line = told(capsys, "\x1b[2Jrun\nnow")
     assert code == 2
     assert line.rstrip("\n").isprintable()
+
+
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        (("episodes", "--limit", "-3"), "--limit is -3"),
+        (("ask", "--overseer", "gpt", "sum of 1 2"), "--overseer cannot be 'gpt'; give program, human or a YAML file"),
+    ],
+)
+def test_mistakes_about_a_run_are_one_line(
+    args: tuple[str, ...], named: str, finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, line = told(capsys, args[0], "--run", str(finished_run), *args[1:])
+    assert code == 2
+    assert named in line
 
 
 def test_ask_shows_who_answered_what(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:

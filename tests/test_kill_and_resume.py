@@ -79,6 +79,50 @@ def test_what_was_answered_before_the_kill_is_not_asked_again(undisturbed: Path,
     assert after.keys() == answered(undisturbed).keys()
 
 
+def test_a_disk_that_is_full_costs_the_stage_alone(tmp_path: Path) -> None:
+    """No file may grow beyond 96 kB, which the base's weights would. With room again the same command carries on."""
+
+    def run(most: int) -> subprocess.CompletedProcess[str]:
+        code = f"import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, ({most}, {most}));"
+        code += " runpy.run_module('amplification', run_name='__main__', alter_sys=True)"
+        # Wide enough that the store is no larger yet.
+        wide = ["--model.width", "64", "--model.heads", "2"]
+        command = [sys.executable, "-c", code, *COMMAND[3:], str(tmp_path / "run"), "--until", "base", *wide]
+        return subprocess.run(command, check=False, capture_output=True, text=True, timeout=PATIENCE_S)
+
+    full = run(96 * 1024)
+    assert full.returncode == 1
+    assert "stage base failed" in full.stderr and full.stderr.count("\n") == 1
+    assert not (tmp_path / "run" / "base").exists()
+    assert run(2**40).returncode == 0
+    assert (tmp_path / "run" / "base" / "done.json").exists()
+
+
+def test_every_call_of_the_agent_is_in_the_ledger(undisturbed: Path) -> None:
+    """The store knows which stage caused each call that reached the model; what the stages told must add up to it."""
+    import sqlite3
+
+    with sqlite3.connect(undisturbed / "store.sqlite") as database:
+        rows = database.execute("select scope, sum(prompt_tokens + completion_tokens) from memo group by scope")
+        spent: dict[str, int] = dict(rows)
+
+    def metrics(stage: str) -> dict[str, Any]:
+        told: dict[str, Any] = json.loads((undisturbed / stage / "done.json").read_text())["metrics"]
+        return told
+
+    for generation in ("generation-0", "generation-1"):
+        adversary = metrics(f"{generation}/adversary")
+        told = {
+            "labels": metrics(f"{generation}/labels")["cost"]["tokens"],
+            "reward": metrics(f"{generation}/reward")["own_tokens"],
+            "adversary": adversary["tokens"] + adversary["judge_cost"]["tokens"],
+            "agent": metrics(f"{generation}/agent")["kept_tokens"],
+        }
+        assert told == {stage: spent.get(f"{generation}/{stage}", 0) for stage in told}
+        assert told["reward"] and told["adversary"]
+        assert adversary["scored_tokens"] > 0
+
+
 def test_a_finished_run_only_writes_its_report_again(undisturbed: Path) -> None:
     done = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("done.json")}
     again = subprocess.run([*COMMAND, str(undisturbed)], check=True, capture_output=True, text=True, timeout=PATIENCE_S)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from amplification.agent import Agent
 from amplification.dispatch import Dispatcher, Outcome
+from amplification.errors import InputError
 from amplification.overseer import Decision, Overseer, Use
 from amplification.overseers.notation import NotationError, parse_action, workspace_text
 from amplification.overseers.numbering import plain, shortened
@@ -75,5 +78,15 @@ class LanguageModelOverseer(Overseer):
 
     async def _ask(self, prompt: str) -> tuple[Outcome, Use]:
         [outcome] = await self.dispatcher.complete(self.agent, [Call(self.agent.model, prompt, self.agent.params)])
-        cost = outcome.cost()
-        return outcome, Use(cost.calls, cost.tokens)
+        cost, size = outcome.cost(), self._parameters
+        if size is None:
+            return outcome, Use(cost.calls, cost.tokens, unpriced=cost.tokens + cost.tokens_saved)
+        return outcome, Use(cost.calls, cost.tokens, size * cost.tokens, size * cost.tokens_saved)
+
+    @cached_property
+    def _parameters(self) -> int | None:
+        """How many the model has; None where neither a setting nor a folder tells."""
+        try:
+            return self.dispatcher.sampler.parameters(self.agent.model)
+        except InputError:
+            return None

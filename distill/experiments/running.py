@@ -15,17 +15,20 @@ from distill.experiments.base import Experiment, ExperimentConfig
 from distill.progress import Progress, Reporter
 from distill.stage import Metrics, RunFolder, exclusive
 
+EXAMPLE = "configs/experiments/drift.yaml"
+
 # {arm: {seed: {"figures": {name: value}, "curves": {name: [[x, y], ...]}}}}
 Outcome = dict[str, dict[int, dict[str, Any]]]
 
 
 def load_experiment(path: Path) -> ExperimentConfig:
     """An experiment's configuration. Raises InputError that names the file, the key and a remedy."""
-    data = read_mapping(path)
+    data = read_mapping(path, EXAMPLE)
     name = data.get("experiment")
     if name not in EXPERIMENTS:
         remedy = f"set it to one of {', '.join(EXPERIMENTS)}"
-        raise InputError(path, f"'experiment' is {name!r}, which is no experiment", remedy)
+        problem = "there is no key 'experiment'" if name is None else f"'experiment' is {name!r}, which is none"
+        raise InputError(path, problem, f"{remedy}, as in {EXAMPLE}")
     return from_mapping(_module(name).Config, data, str(path))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from amplification.errors import InputError
+from amplification.errors import InputError, StageError
 from amplification.tasks import TASKS as ALL_TASKS
 from amplification.tasks import task_of
 from amplification.tasks.base import NONSENSE, split_of
@@ -63,6 +63,13 @@ def test_tokenizer_is_the_same_from_disk(base: Path) -> None:
 def test_heads_that_no_server_takes_are_refused() -> None:
     with pytest.raises(InputError, match="heads"):
         make_model(ModelConfig(width=96, heads=4), make_tokenizer(["a"]), 1)
+
+
+def test_a_base_that_diverges_is_told(tmp_path: Path) -> None:
+    wild = BaseConfig(steps=4, batch=8, learning_rate=1e30)
+    with pytest.raises(StageError, match=r"diverged.*lower base\.learning_rate"):
+        train_base(TASKS, WORDS, ModelConfig(width=32, layers=1, heads=1), wild, tmp_path / "base", 1, silent)
+    assert not (tmp_path / "base").exists()
 
 
 def test_a_local_model_is_referred_to(base: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from amplification.errors import InputError
+from amplification.errors import InputError, StageError
 from amplification.tasks.base import NONSENSE
 from distill.config import AdapterConfig, WarmStartConfig
 from distill.imitation import Collator, tokenised, training_part, warm_start
@@ -47,6 +47,15 @@ def test_an_agent_carried_on_is_at_first_the_same(base: Path, tmp_path: Path, co
     assert any(parameter.requires_grad for parameter in child.parameters())
     save_policy(child, base, config, tmp_path / "child")
     assert torch.allclose(logits(load_merged(base, tmp_path / "child")), logits(parent), atol=1e-4)
+
+
+@pytest.mark.parametrize("steps", [2, 8])
+def test_a_lesson_that_diverges_is_told_and_writes_nothing(base: Path, tmp_path: Path, steps: int) -> None:
+    """By its loss in its middle, by its weights at its end."""
+    wild = QUICK.model_copy(update={"steps": steps, "learning_rate": 1e38})
+    with pytest.raises(StageError, match=r"diverged.*lower distill\.warm_start\.learning_rate"):
+        warm_start(base, None, labelled(digits()), FULL, wild, tmp_path / "out", 1, silent)
+    assert not (tmp_path / "out").exists()
 
 
 def test_equal_seeds_give_equal_files(base: Path, tmp_path: Path) -> None:

@@ -7,7 +7,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from amplification.episode import Cost
+from amplification.errors import InputError
 from amplification.tasks import task
 from amplification.tasks.base import NONSENSE, questions
 from distill.config import LabelsConfig
@@ -53,6 +56,13 @@ def test_facts_are_taught_and_other_labels_are_held_out_in_part(tmp_path: Path) 
 
 def test_facts_are_held_out_where_there_is_nothing_else(tmp_path: Path) -> None:
     assert 0 < held_out(labels(Scripted(), chosen(1, 40), tmp_path), 1) < 40
+
+
+def test_no_answer_at_all_is_told(tmp_path: Path) -> None:
+    asked = chosen(2, 3)
+    with pytest.raises(InputError, match="no answer to any of the 3 questions"):
+        labels(Scripted([each.question for each in asked]), asked, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_unanswered_questions_have_no_label(tmp_path: Path) -> None:

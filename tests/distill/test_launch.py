@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -123,6 +124,36 @@ def test_two_processes_learn_what_one_learns(
 def test_a_batch_that_cannot_be_shared_is_refused(base: Path, reward: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot share"):
         train_in_processes(base, None, reward, digits(), LORA, settings(batch=32, processes=3), tmp_path, 1, silent)
+
+
+def test_a_process_that_is_killed_ends_the_others_and_leaves_the_state(
+    base: Path, reward: Path, tmp_path: Path
+) -> None:
+    """The second of two is killed after two updates: an error and no agent, and what was learned is on disk."""
+    killed: list[int] = []
+
+    def kill(done: int, total: int) -> None:
+        if done >= 64 and not killed:
+            [second] = [child for child in psutil.Process().children(recursive=True) if rank_of(child) == "1"]
+            killed.append(second.pid)
+            second.kill()
+
+    shared, state = settings(episodes=3_200, processes=2), tmp_path / "state"
+    with pytest.raises(StageError, match=r"\(SIGKILL\) received by PID.*the same command carries on") as raised:
+        train_in_processes(base, None, reward, digits(), LORA, shared, tmp_path / "out", 1, kill, state)
+    assert f"PID {killed[0]}" in str(raised.value)
+    assert not (tmp_path / "out").exists()
+    assert list(state.glob("update-*"))
+    assert not [child for child in psutil.Process().children(recursive=True) if rank_of(child) is not None]
+
+
+def rank_of(process: psutil.Process) -> str | None:
+    """The rank that a launcher has given to a process, if it is one of its own."""
+    try:
+        rank: str | None = process.environ().get("RANK")
+    except psutil.Error:
+        return None
+    return rank
 
 
 def test_a_process_that_dies_is_told(base: Path, tmp_path: Path) -> None:

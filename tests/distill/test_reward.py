@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForSequenceClassification
 
-from amplification.errors import InputError
+from amplification.errors import InputError, StageError
 from amplification.question import Answer
 from amplification.tasks.base import NONSENSE
 from distill.base import train_base
@@ -175,6 +176,19 @@ def test_what_is_missing_pickled_or_of_another_tokenizer_is_refused(base: Path, 
     train_base(TASKS, (*WORDS, "more"), shape, BaseConfig(steps=1, batch=4), other, 1, silent)
     with pytest.raises(InputError, match="another tokenizer"):
         RewardEnsemble.load(other, reward)
+    small = shutil.copytree(reward, tmp_path / "small")
+    scorer = AutoModelForSequenceClassification.from_pretrained(str(small / "member-0"))
+    scorer.resize_token_embeddings(scorer.config.vocab_size - 2)
+    scorer.save_pretrained(str(small / "member-0"))
+    with pytest.raises(InputError, match=r"member-0: its vocabulary has fewer than the \d+ words"):
+        RewardEnsemble.load(base, small)
+
+
+def test_scores_that_are_no_numbers_are_not_ranked(base: Path, reward: Path) -> None:
+    ensemble = RewardEnsemble.load(base, reward)
+    ensemble.scale.zero_()
+    with pytest.raises(StageError, match="no numbers"):
+        ensemble.rate(["sum of 3"], ["3"])
 
 
 def test_nothing_to_learn_from_or_to_measure_on_is_refused(base: Path, tmp_path: Path) -> None:

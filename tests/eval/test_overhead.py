@@ -52,6 +52,21 @@ def test_no_labels_cost_nothing() -> None:
     assert factors.total == pytest.approx(0.10)
 
 
+def test_tokens_of_an_overseer_of_unknown_size_are_never_taken_for_none() -> None:
+    found = overhead([SOURCE, {**SOURCE, "unpriced_overseer_tokens": 1}])
+    known, unknown = found.generations
+    assert known.total == pytest.approx(0.20)
+    assert (unknown.f3, unknown.f3_without_memo, unknown.total) == (None, None, None)
+    assert (unknown.f1, unknown.f2) == pytest.approx((0.10, 1e-4))
+    assert (found.run.f3, found.run.total, found.f4) == (None, None, None)
+
+
+def test_an_overseers_own_tokens_are_part_of_an_amplified_episode() -> None:
+    own = {"overseer_tokens_per_episode": 4_000.0, "overseer_tokens_per_episode_without_memo": 10_000.0}
+    (factors,) = overhead([{**SOURCE, **own}]).generations
+    assert (factors.f3, factors.f3_without_memo) == pytest.approx((1200, 3000))
+
+
 def test_missing_and_negative_entries_are_refused() -> None:
     with pytest.raises(ValidationError, match="plain_rl_flops"):
         overhead([{key: value for key, value in SOURCE.items() if key != "plain_rl_flops"}])

@@ -22,6 +22,7 @@ from amplification.overseers.opening import language_model_agent
 from amplification.question import Message, Question
 from amplification.serving.base import Call, ModelRef, SamplingParams
 from amplification.serving.config import HttpConfig, ServingConfig
+from amplification.serving.openai import OpenAISampler
 from amplification.serving.scripted import ScriptedSampler
 
 AGENT = Agent("a", ModelRef("agent"), "agent", SamplingParams(max_tokens=100))
@@ -188,6 +189,32 @@ def test_steps_are_remembered_like_any_call() -> None:
     second = asyncio.run(amplified.answer(Question("q")))
     assert (first.cost.overseer_calls, second.cost.overseer_calls) == (1, 0)
     assert len(sampler.calls) == 1
+
+
+def test_its_work_is_its_tokens_by_its_own_size() -> None:
+    dispatcher = Dispatcher(ScriptedSampler(answers=lambda call: '{"reply": "3"}', parameters=500))
+    amplified = Amplified(LanguageModelOverseer(MODEL, dispatcher, 4_000), AGENT, dispatcher, LIMITS)
+    first, second = (asyncio.run(amplified.answer(Question("q"))).cost for _ in range(2))
+    assert first.overseer_tokens > 0
+    assert (first.overseer_work, first.overseer_work_saved) == (500 * first.overseer_tokens, 0)
+    assert (second.overseer_work, second.overseer_work_saved) == (0, first.overseer_work)
+    assert first.overseer_unpriced == second.overseer_unpriced == 0
+
+
+@pytest.mark.parametrize(("parameters", "works"), [(8_000, True), (None, False)])
+def test_the_size_of_a_model_behind_a_url_is_what_a_setting_says(parameters: int | None, works: bool) -> None:
+    served = OpenAISampler(ServingConfig(backend="openai", http=HttpConfig(parameters=parameters)))
+
+    class Served(ScriptedSampler):
+        def parameters(self, model: ModelRef) -> int:
+            return served.parameters(model)
+
+    dispatcher = Dispatcher(Served(answers=lambda call: '{"reply": "3"}'))
+    amplified = Amplified(LanguageModelOverseer(MODEL, dispatcher, 4_000), AGENT, dispatcher, LIMITS)
+    cost = asyncio.run(amplified.answer(Question("q"))).cost
+    assert cost.overseer_tokens > 0
+    assert cost.overseer_work == (8_000 * cost.overseer_tokens if works else 0)
+    assert cost.overseer_unpriced == (0 if works else cost.overseer_tokens)
 
 
 def test_a_model_behind_a_url_is_known_by_its_servers_and_its_name() -> None:
