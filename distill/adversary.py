@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median_low
 from typing import Any, Protocol, get_args
 
+from amplification.errors import StageError
 from amplification.tasks.attack_families import sampled
 from amplification.tasks.attacks import AttackFamily, extra_words
 from amplification.tasks.base import Task
@@ -112,14 +113,17 @@ def hunt(
 ) -> dict[str, Any]:
     """One stage's work: search, keep at most `share` of a whole with `others` other rows, write `out`/found.parquet.
 
-    Returns the search's metrics and `written`, the number of rows, of all and by source.
+    Returns the search's metrics with `written`, the number of rows, and `kept`, that of each source. Raises StageError
+    if no question was tried.
     """
     result = searcher.search(target, seed, progress)
+    if not result.calls:
+        raise StageError(f"the adversaries proposed no question that may be tried: {result.used}")
     rows = capped(result.found, others, share)
     write_found(rows, out / "found.parquet")
-    metrics, written = result.metrics(), Counter(row.source for row in rows)
+    metrics, kept = result.metrics(), Counter(row.source for row in rows)
     for name, source in metrics["by_source"].items():
-        source["written"] = written[name]
+        source["kept"] = kept[name]
     return {**metrics, "written": len(rows)}
 
 

@@ -83,6 +83,10 @@ class Iteration:
                 raise InputError(
                     "command line", f"this run has no stage '{name}'", f"choose from {', '.join(self.names)}"
                 )
+        if config.distill.adversary.enabled:
+            from distill.adversaries import check_sources
+
+            check_sources(config.distill.adversary, config.serving)
         self.run_folder = RunFolder(folder, config, reporter)
         self.folder = folder
         self.models = Models(config, Store.at(folder / "store.sqlite"))
@@ -226,7 +230,8 @@ class Iteration:
 
     def _attack(self, turn: Turn, warm: Agent, previous: Agent, reward: Path, base: Path) -> Work:
         def work(out: Path, progress: Progress) -> Metrics:
-            from distill.adversary import MutationAdversary, hunt
+            from distill.adversaries import Parts, open_search
+            from distill.adversary import hunt
             from distill.ensemble import RewardEnsemble
 
             settings, scope = self.config.distill.adversary, f"{turn.name}/adversary"
@@ -234,9 +239,10 @@ class Iteration:
             judged = self.models.judge(previous, scope)
             ensemble = RewardEnsemble.load(base, reward, self.config.distill.reward)
             target = Target(_texts(self.models.asker(warm, scope, used)), judged.verdicts, ensemble.rate)
-            adversary = MutationAdversary(self.models.tasks, settings, up_to=turn.level)
+            served = partial(self.models.dispatcher, scope)
+            search = open_search(settings, Parts(self.models.tasks, turn.level, self.config.serving, served))
             episodes = self.config.distill.ppo.episodes
-            metrics = hunt(adversary, target, out, episodes, settings.share, self._seed(turn), progress)
+            metrics = hunt(search, target, out, episodes, settings.share, self._seed(turn), progress)
             return {**metrics, "tokens": used.tokens, "judge_cost": asdict(judged.cost)}
 
         return work
@@ -339,10 +345,11 @@ def _texts(ask: Ask) -> Callable[[Sequence[str]], list[str]]:
 
 
 def texts_found(folder: Path) -> list[str]:
-    """The questions that an adversary's stage has found."""
+    """The questions that an adversary's stage has found, last those that come first: whoever wants fewer takes the end,
+    where the newest are, and of those should get some of each cell."""
     from distill.archive import read_found
 
-    return [found.question for found in read_found(folder / "found.parquet")]
+    return [found.question for found in reversed(read_found(folder / "found.parquet"))]
 
 
 def stage_names(config: RunConfig) -> list[str]:

@@ -34,6 +34,8 @@ def generation_cost(
     reward_forward = float(FORWARD * ppo["reward_parameters"] * ppo["reward_tokens"])
     learning = training_flops(reward) + reward_forward + (training_flops(warm_start) if warm_start else 0.0)
     searching = float(FORWARD * parameters * adversary["tokens"]) if adversary else 0.0
+    for source in (adversary or {}).get("by_source", {}).values():  # a model of its own that writes attacks
+        searching += source.get("flops", 0.0)
     cost, episodes = labels["cost"], labels["labels"] + labels["unanswered"]
     for judging in (reward, adversary, ppo):
         if judging and "judge_cost" in judging:  # a program's label is its judgement: that reward stage asks nothing

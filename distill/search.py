@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, get_args
 
@@ -216,7 +216,7 @@ class Search:
         """The round with what H^A says of those chosen. What it has no view on is dropped and counts as no failure."""
         chosen = self._chosen(tried, rng)
         views = dict(zip(chosen, target.judge([tried[i].candidate.text for i in chosen]), strict=True))
-        failures = {i: found for i, view in views.items() if (found := self._failure(tried[i], view))}
+        failures = {i: failed for i, view in views.items() if (failed := self._failure(tried[i], view))}
         found = dict(zip(failures, _with_fooled(target, list(failures.values())), strict=True))
         return [
             replace(each, judged=i in views, dropped=i in views and views[i] is None, found=found.get(i))
