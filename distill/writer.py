@@ -110,8 +110,8 @@ class WriterAdversary:
         return candidates[:count]
 
     def metrics(self) -> dict[str, Any]:
-        """JSON-ready. unparsable: completions that were cut off or could not be read; unusable: texts of those `written`
-        that may not be asked."""
+        """JSON-ready. unparsable: completions that were cut off or could not be read; unusable: texts that may not be
+        asked, of those written."""
         counted = ("failed_calls", "unparsable", "written", "unusable", "repeated")
         flops = float(FORWARD * self.parameters * self.cost.tokens)
         used = {"writer_calls": self.cost.calls, "writer_tokens": self.cost.tokens, "flops": flops}
