@@ -27,8 +27,19 @@ from distill.adversaries import Parts, check_sources, open_search
 from distill.adversary import Target, hunt
 from distill.archive import Archive, Found, read_found
 from distill.candidate import MAX_CHARS
-from distill.config import AdversaryConfig, BaseConfig, ModelConfig, WarmStartConfig, WriterConfig
+from distill.config import (
+    AdversaryConfig,
+    BaseConfig,
+    DistillConfig,
+    LabelsConfig,
+    ModelConfig,
+    PPOSettings,
+    RewardConfig,
+    WarmStartConfig,
+    WriterConfig,
+)
 from distill.corpus import CorpusAdversary, Line, read_corpus
+from distill.experiments import adversaries
 from distill.search import Past, Search, SearchResult
 from distill.writer import AT_ONCE, WriterAdversary, kinds_shown, read_attacks
 from distill.writer_lessons import writer_lessons
@@ -389,3 +400,32 @@ def test_a_tiny_model_learns_to_write_attacks(tmp_path: Path) -> None:
     assert shares["instruction"] > 2 * shares["malformed"]  # it writes what it is asked for
     taught = {str(row["answer"]) for row in rows}
     assert sum(found.question not in taught for found in result.found) > 10
+
+
+def test_a_tiny_run_of_the_experiment_gives_every_kind_the_same_budget(tmp_path: Path) -> None:
+    few = WarmStartConfig(steps=10, batch=8)
+    config = adversaries.Config(
+        experiment="adversaries",
+        tasks=("summing",),
+        rounds=1,
+        model=ModelConfig(width=32, heads=1, layers=1),
+        base=BaseConfig(steps=5, batch=8),
+        beginning=few,
+        questions=20,
+        corpus=12,
+        lessons=40,
+        writing=few,
+        distill=DistillConfig(
+            adapter=LINEAR,
+            labels=LabelsConfig(questions=20, replay=10),
+            warm_start=few,
+            reward=RewardConfig(members=1, steps=2, batch=8, extra_layers=0),
+            adversary=AdversaryConfig(rounds=2, candidates=20, share=0.3),
+            ppo=PPOSettings(episodes=16, batch=16, critic_warmup=0),
+        ),
+    )
+    arms = adversaries.run(config, 1, tmp_path, silent)
+    assert list(arms) == ["mutation", "corpus", "writer", "all"]
+    tried = {name: arm.figures["hardened: tried"] for name, arm in arms.items()}
+    assert (tried["mutation"], tried["corpus"], tried["all"]) == (40, 12, 40)
+    assert tried["writer"] <= 40
