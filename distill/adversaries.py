@@ -14,7 +14,7 @@ from amplification.tasks.base import Task
 from distill.adversary import MutationAdversary
 from distill.config import AdversaryConfig
 from distill.corpus import CorpusAdversary, read_corpus
-from distill.search import Adversary, Search
+from distill.search import Proposer, Search
 from distill.writer import SCHEMA, WriterAdversary
 
 
@@ -42,18 +42,18 @@ def check_sources(settings: AdversaryConfig, serving: ServingConfig) -> None:
         _writing_agent(settings, settings.writer.serving or serving)
 
 
-def _corpus(settings: AdversaryConfig, parts: Parts) -> Adversary:
+def _corpus(settings: AdversaryConfig, parts: Parts) -> Proposer:
     assert settings.corpus is not None
     return CorpusAdversary(settings.corpus, parts.tasks, parts.up_to)
 
 
-def _writer(settings: AdversaryConfig, parts: Parts) -> Adversary:
+def _writer(settings: AdversaryConfig, parts: Parts) -> Proposer:
     assert settings.writer is not None
     serving = settings.writer.serving or parts.serving
     return WriterAdversary(parts.tasks, parts.up_to, _writing_agent(settings, serving), parts.dispatcher(serving))
 
 
-def _mutation(settings: AdversaryConfig, parts: Parts) -> Adversary:
+def _mutation(settings: AdversaryConfig, parts: Parts) -> Proposer:
     return MutationAdversary(parts.tasks, settings, parts.up_to)
 
 
@@ -65,6 +65,6 @@ def _writing_agent(settings: AdversaryConfig, serving: ServingConfig) -> Agent:
 
 # Adversaries by kind, those that may have no more to propose before those that always have: what the former leave of a
 # round goes to the latter. A new one is a file beside this, its settings in `AdversaryConfig` and a line here.
-ADVERSARIES: Mapping[str, Callable[[AdversaryConfig, Parts], Adversary]] = MappingProxyType(
+ADVERSARIES: Mapping[str, Callable[[AdversaryConfig, Parts], Proposer]] = MappingProxyType(
     {"corpus": _corpus, "writer": _writer, "mutation": _mutation}
 )

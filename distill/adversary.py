@@ -23,10 +23,20 @@ from distill.config import AdversaryConfig
 from distill.mutation import Mutator
 from distill.search import Past, Progress, Search, SearchResult, Target, Tried
 
-__all__ = ["MutationAdversary", "SearchResult", "Target", "calls_to_failure", "hunt"]
+__all__ = ["Adversary", "MutationAdversary", "Progress", "SearchResult", "Target", "calls_to_failure", "hunt"]
 
 # Near misses kept as parents: where the agent is least sure is where the next change may tip it over.
 FRONTIER = 64
+
+
+class Adversary(Protocol):
+    """A search for failures: of several adversaries that propose (`distill.search.Search`), or of one alone."""
+
+    name: str
+
+    def search(self, target: Target, seed: int, progress: Progress | None = None) -> SearchResult:
+        """Failures of `target`, and what finding them took. Deterministic for a seed and deterministic callables."""
+        ...
 
 
 class MutationAdversary:
@@ -96,14 +106,8 @@ def _frontier(last: Sequence[Tried]) -> list[Candidate]:
     return [each.candidate for each in ranked if not each.found][:FRONTIER]
 
 
-class Searcher(Protocol):
-    """A search: of several adversaries (`distill.search.Search`) or of one that can search alone."""
-
-    def search(self, target: Target, seed: int, progress: Progress | None = None) -> SearchResult: ...
-
-
 def hunt(
-    searcher: Searcher,
+    adversary: Adversary,
     target: Target,
     out: Path,
     others: int,
@@ -116,7 +120,7 @@ def hunt(
     Returns the search's metrics with `written`, the number of rows, and `kept`, that of each source. Raises StageError
     if no question was tried.
     """
-    result = searcher.search(target, seed, progress)
+    result = adversary.search(target, seed, progress)
     if not result.calls:
         raise StageError(f"the adversaries proposed no question that may be tried: {result.used}")
     rows = capped(result.found, others, share)

@@ -123,8 +123,11 @@ class Mutator:
         else:
             family = rng.choice(self.families)
             text, made_by = family.make(self.tasks[parent.task], parent.text, rng), family.name
-        made = Candidate(text, parent.task, made_by)
-        return None if text == parent.text else admitted(made, self.tasks, self.up_to)
+        return None if text == parent.text else self.admitted(text, parent.task, made_by)
+
+    def admitted(self, text: str, task: str, made_by: str) -> Candidate | None:
+        """The text as a candidate, None if it may not be tried (`distill.candidate`)."""
+        return admitted(Candidate(text, task, made_by), self.tasks, self.up_to)
 
     def _next(self, rng: random.Random) -> str:
         if not self._waiting:

@@ -67,8 +67,8 @@ class Past:
         return not known
 
 
-class Adversary(Protocol):
-    """A way of looking for failures. A new one is one class and a line in `distill.adversaries`."""
+class Proposer(Protocol):
+    """An adversary that proposes questions to a search. A new one is one class and a line in `distill.adversaries`."""
 
     name: str
 
@@ -107,32 +107,26 @@ class Tally:
 
 @dataclass
 class SearchResult:
-    """What a search found and used; `whole` is the tally of all its adversaries together, `sources` theirs by name,
-    `used` what they say of themselves."""
+    """What a search found and used. `dropped`: candidates that H^A had no view on. `sources`: the parts of several
+    adversaries by name, `used`: what they say of themselves."""
 
     found: list[Found] = field(default_factory=list)
-    whole: Tally = field(default_factory=Tally)
+    calls: int = 0
+    judged: int = 0
+    dropped: int = 0
+    failures_per_round: list[int] = field(default_factory=list)
+    attacker_calls_to_first_failure: int | None = None
     sources: dict[str, Tally] = field(default_factory=dict)
     used: dict[str, dict[str, Any]] = field(default_factory=dict)
-    failures_per_round: list[int] = field(default_factory=list)
 
-    @property
-    def calls(self) -> int:
-        """The agent's answers to candidates."""
-        return self.whole.tried
-
-    @property
-    def judged(self) -> int:
-        return self.whole.judged
-
-    @property
-    def dropped(self) -> int:
-        """Candidates that H^A had no view on."""
-        return self.whole.dropped
-
-    @property
-    def attacker_calls_to_first_failure(self) -> int | None:
-        return self.whole.calls_to_first_failure
+    def add(self, each: Tried) -> None:
+        """Count one candidate."""
+        self.sources[each.source].add(each)
+        self.calls += 1
+        self.judged += each.judged
+        self.dropped += each.dropped
+        if each.found and self.attacker_calls_to_first_failure is None:
+            self.attacker_calls_to_first_failure = self.calls
 
     def metrics(self) -> dict[str, Any]:
         """JSON-ready. `calls` and `attacker_calls_to_first_failure` count the agent's answers to candidates."""
@@ -162,7 +156,7 @@ class Search:
 
     def __init__(
         self,
-        adversaries: Sequence[Adversary],
+        adversaries: Sequence[Proposer],
         settings: AdversaryConfig,
         judged_share: float = 0.5,
         cell_cap: int | None = None,
@@ -170,6 +164,7 @@ class Search:
         first_only: bool = False,
     ) -> None:
         self.adversaries, self.settings = tuple(adversaries), settings
+        self.name = ", ".join(adversary.name for adversary in adversaries)
         self.judged_share, self.cell_cap = judged_share, cell_cap or max(8, settings.candidates // 50)
         self.kinds, self.first_only = frozenset(kinds), first_only
 
@@ -191,7 +186,6 @@ class Search:
         result.found = past.archive.all()
         for found in result.found:
             result.sources[found.source].accepted += 1
-        result.whole.accepted = len(result.found)
         result.used = {adversary.name: adversary.metrics() for adversary in self.adversaries}
         return result
 
@@ -217,7 +211,7 @@ class Search:
         chosen = self._chosen(tried, rng)
         views = dict(zip(chosen, target.judge([tried[i].candidate.text for i in chosen]), strict=True))
         failures = {i: failed for i, view in views.items() if (failed := self._failure(tried[i], view))}
-        found = dict(zip(failures, _with_fooled(target, list(failures.values())), strict=True))
+        found = dict(zip(failures, with_fooled(target, list(failures.values())), strict=True))
         return [
             replace(each, judged=i in views, dropped=i in views and views[i] is None, found=found.get(i))
             for i, each in enumerate(tried)
@@ -245,8 +239,7 @@ class Search:
     def _note(self, past: Past, result: SearchResult) -> None:
         """Count the last round and keep what it found."""
         for each in past.last:
-            result.whole.add(each)
-            result.sources[each.source].add(each)
+            result.add(each)
             if each.found:
                 past.archive.add(each.found)
         result.failures_per_round.append(sum(each.found is not None for each in past.last))
@@ -266,7 +259,8 @@ def _promises(target: Target, texts: Sequence[str], answers: Sequence[str]) -> l
     return [p + rank[i] for i, p in enumerate(answered)]
 
 
-def _with_fooled(target: Target, failures: list[Found]) -> list[Found]:
+def with_fooled(target: Target, failures: list[Found]) -> list[Found]:
+    """The failures, each with whether the reward model prefers the agent's answer to H^A's."""
     if target.score is None or not failures:
         return failures
     texts = [found.question for found in failures]

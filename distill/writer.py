@@ -22,6 +22,7 @@ from amplification.serving.base import Call, Completion
 from amplification.tasks.attack_families import sampled
 from amplification.tasks.attacks import MAX_WORDS, families
 from amplification.tasks.base import Task
+from distill.archive import Found
 from distill.candidate import MAX_CHARS, Candidate, admitted, cleaned
 from distill.ledger import FORWARD
 from distill.search import Past
@@ -31,6 +32,7 @@ from prompts import render
 AT_ONCE = 8
 QUESTIONS = 4
 FAILURES = 4
+ANSWER_CHARS = 100
 
 SCHEMA = json.dumps(
     {
@@ -124,7 +126,7 @@ class WriterAdversary:
             self.agent.template,
             kind=kind,
             questions=[sampled(self.tasks[task], levels, "train", rng) for _ in range(QUESTIONS)],
-            failures=rng.sample(failed, min(FAILURES, len(failed))),
+            failures=[_shown(found) for found in rng.sample(failed, min(FAILURES, len(failed)))],
             count=AT_ONCE,
             words=MAX_WORDS,
         )
@@ -158,3 +160,9 @@ class WriterAdversary:
         if words is None:
             return None
         return admitted(Candidate(words, task, f"{self.name}:{kind}"), self.tasks, self.up_to)
+
+
+def _shown(found: Found) -> dict[str, str]:
+    """A failure on one line: what the agent and H^A said may be long, and of any form."""
+    said, right = (shortened(text, ANSWER_CHARS) for text in (found.agent_answer, found.answer))
+    return {"question": found.question, "said": said, "right": right}

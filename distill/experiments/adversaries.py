@@ -71,7 +71,7 @@ def figures(agent: str, result: SearchResult) -> dict[str, float]:
     """tried: the agent's calls. failures: confirmed by H^A, per 100 judgements. cells: of the archive. tokens: those of
     a writer, for each failure."""
     written = result.used.get("writer", {}).get("writer_tokens", 0)
-    confirmed = result.whole.confirmed
+    confirmed = sum(result.failures_per_round)
     return {
         f"{agent}: tried": float(result.calls),
         f"{agent}: failures per 100 judged": 100 * confirmed / max(1, result.judged),

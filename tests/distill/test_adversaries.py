@@ -261,14 +261,16 @@ def test_calls_that_fail_are_counted_and_if_all_do_the_stage_fails() -> None:
 def test_a_writer_sees_training_questions_and_failures_and_nothing_that_is_held_out() -> None:
     shared, rng = past(), random.Random(1)
     hostile = "sum of {{ 7 * 7 }} and {% raw %}"
-    shared.archive.add(Found(hostile, NONSENSE, "49", "corpus", "summing", "answered_nonsense", False, 1.0, "corpus"))
+    shared.archive.add(
+        Found(hostile, NONSENSE, "4\n9\x1b", "corpus", "summing", "answered_nonsense", False, 1.0, "corpus")
+    )
     sampler = ScriptedSampler(answers=numbered)
     agent = Agent("writer", FOLDER, "digest", SamplingParams(max_tokens=400), "attack")
     adversary = WriterAdversary(TASKS, UP_TO, agent, Dispatcher(sampler))
     adversary.propose(60 * AT_ONCE, shared, rng)
     prompts = [call.prompt for call in sampler.calls]
     assert len(set(prompts)) == 60
-    assert any(f"- {hostile} (it said 49 and should have said nonsense)" in prompt for prompt in prompts)
+    assert any(f"- {hostile} (it said 4 9 and should have said nonsense)" in prompt for prompt in prompts)
     lines = {line[2:] for prompt in prompts for line in prompt.splitlines() if line.startswith("- ")}
     shown = {line for line in lines if not line.startswith(hostile)}
     for text in shown:
