@@ -25,7 +25,7 @@ from distill.search import Past, Progress, Search, SearchResult, Target, Tried
 
 __all__ = ["Adversary", "MutationAdversary", "Progress", "SearchResult", "Target", "calls_to_failure", "hunt"]
 
-# Near misses kept as parents: where the agent is least sure is where the next change may tip it over.
+# Kept as parents: the most promising of the last round that are no finds (most were not judged).
 FRONTIER = 64
 
 
@@ -40,7 +40,7 @@ class Adversary(Protocol):
 
 
 class MutationAdversary:
-    """Mutates training questions, finds and near misses.
+    """Mutates training questions, finds, and what was promising and is no find.
 
     `tasks` at levels up to the index `up_to` give the first parents. `words`: what else to put into questions beside
     the tasks' words and the families'; `among`: other families than a run's. The rest is for a search by this adversary
@@ -72,7 +72,7 @@ class MutationAdversary:
         return self._alone.search(target, seed, progress)
 
     def propose(self, count: int, past: Past, rng: random.Random) -> list[Candidate]:
-        """New texts, half of them from fresh questions, the rest from finds and near misses; fewer if few are new."""
+        """New texts, half of them from fresh questions, the rest from finds and other promising ones."""
         odds, frontier = self._odds(past.last), _frontier(past.last)
         candidates: list[Candidate] = []
         for _ in range(50 * count):

@@ -18,7 +18,7 @@ from distill.candidate import Candidate
 from distill.config import AdversaryConfig
 
 Progress = Callable[[int, int], None]
-# (question texts, answers) -> one number each; higher is better (a reward) or surer (a probability in [0, 1]).
+# (question texts, answers) -> one number each; higher is better.
 ScoreTexts = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
 
 # The part of what is judged that is drawn at random, so that a wrong idea of what is promising cannot hide a failure.
@@ -27,12 +27,11 @@ RANDOM_SHARE = 0.2
 
 @dataclass(frozen=True)
 class Target:
-    """What is attacked, as callables. `score` is the reward ensemble's; `confidence` the agent's in its own answer."""
+    """What is attacked, as callables. `score` is the reward ensemble's."""
 
     answer: AnswerTexts
     judge: JudgeTexts
     score: ScoreTexts | None = None
-    confidence: ScoreTexts | None = None
 
 
 @dataclass(frozen=True)
@@ -246,11 +245,8 @@ class Search:
 
 
 def _promises(target: Target, texts: Sequence[str], answers: Sequence[str]) -> list[float]:
-    """How likely each is to be a failure that training would miss: a sure answer (not a refusal), highly rewarded."""
+    """How likely each is to be a failure that training would miss: an answer, not a refusal, and highly rewarded."""
     answered = [float(answer != NONSENSE) for answer in answers]
-    if target.confidence is not None:
-        sure = target.confidence(texts, answers)
-        answered = [c if a else 1.0 - c for a, c in zip(answered, sure, strict=True)]
     if target.score is None:
         return answered
     scores = target.score(texts, answers)
