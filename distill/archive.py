@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from distill.mutation import Candidate
+from distill.candidate import Candidate
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -16,7 +16,10 @@ V = TypeVar("V")
 
 @dataclass(frozen=True)
 class Found:
-    """A failure that H^A confirmed. `answer` is H^A's; `fooled`: the reward model preferred the agent's answer."""
+    """A failure that H^A confirmed. `answer` is H^A's; `fooled`: the reward model preferred the agent's answer.
+
+    `family`: what made the question; `source`: the adversary that proposed it.
+    """
 
     question: str
     answer: str
@@ -26,6 +29,7 @@ class Found:
     kind: str
     fooled: bool
     promise: float
+    source: str = "mutation"
 
     @property
     def cell(self) -> tuple[str, str, str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from amplification.budget import Limits
-from amplification.overseers.config import OverseerConfig
+from amplification.overseers.config import OverseerConfig, ServedModel
 from amplification.serving.config import ServingConfig
 from amplification.voting import Voting
 
@@ -124,18 +125,35 @@ class RewardConfig(Settings):
     refresh: RefreshConfig = RefreshConfig()
 
 
+class WriterConfig(ServedModel):
+    """A language model that writes attacks (docs/how-to/adversaries.md).
+
+    template: `attack` explains everything and asks for several as JSON; `attack_short` is for a model trained to write:
+    the kind of attack, a question, and what it writes is one attack.
+    """
+
+    template: Literal["attack", "attack_short"] = "attack"
+    max_tokens: int = Field(default=1_024, ge=1)
+    temperature: float = Field(default=1.0, ge=0)
+
+
 class AdversaryConfig(Settings):
     """The search for questions on which A fails H^A's judgement or on which the reward model is fooled.
 
     `enabled: false` takes every attack out of training, those of the training families too: the control run.
+    kinds: who proposes questions; several share the candidates of a round. corpus: a file of questions, one a line, or
+    JSON lines. writer: a language model that writes them.
     """
 
     enabled: bool = True
+    kinds: tuple[Literal["mutation", "corpus", "writer"], ...] = ("mutation",)
+    corpus: Path | None = None
+    writer: WriterConfig | None = None
     rounds: int = Field(default=3, ge=1)
-    candidates: int = Field(default=600, ge=1)  # mutated questions tried a round
+    candidates: int = Field(default=600, ge=1)  # questions tried a round
     share: float = Field(default=0.2, ge=0, le=0.5)  # cap on attacks among the labels, and among PPO's prompts
     practice_share: float | None = Field(default=None, ge=0, le=0.5)  # the cap for PPO's prompts, if it is another one
-    sweep: float = Field(default=0.0, ge=0, le=1)  # share of candidates that try the vocabulary's words in turn
+    sweep: float = Field(default=0.0, ge=0, le=1)  # share of mutations that try the vocabulary's words in turn
 
     @property
     def practised(self) -> float:

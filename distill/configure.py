@@ -104,10 +104,25 @@ def check(config: RunConfig, where: str) -> None:
         raise InputError(where, problem, f"set it to {config.generations + 1} or more, or 'generations' to less")
     _check_model(config, where)
     _check_ppo(config, where)
+    _check_adversary(config, where)
     selection, members = config.distill.labels.selection, config.distill.reward.members
     if selection.by != "random" and members < 2:
         problem = f"'distill.labels.selection.by' is {selection.by}, and {members} reward model is never of two minds"
         raise InputError(where, problem, "set 'distill.reward.members' to 2 or more, or 'by' to random")
+
+
+def _check_adversary(config: RunConfig, where: str) -> None:
+    adversary = config.distill.adversary
+    if not adversary.kinds or len(set(adversary.kinds)) < len(adversary.kinds):
+        problem = "'distill.adversary.kinds' is empty or names a kind twice"
+        raise InputError(where, problem, "name each once; 'distill.adversary.enabled: false' is a run without any")
+    for kind, section in (("corpus", adversary.corpus), ("writer", adversary.writer)):
+        if section is None and kind in adversary.kinds:
+            problem = f"'distill.adversary.kinds' names '{kind}', and 'distill.adversary.{kind}' is not set"
+            raise InputError(where, problem, "set it, or take the kind out")
+        if section is not None and kind not in adversary.kinds:
+            problem = f"'distill.adversary.{kind}' is set, and 'distill.adversary.kinds' does not name '{kind}'"
+            raise InputError(where, problem, "name it there, or remove the setting")
 
 
 def _check_ppo(config: RunConfig, where: str) -> None:

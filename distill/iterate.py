@@ -85,6 +85,10 @@ class Iteration:
                 raise InputError(
                     "command line", f"this run has no stage '{name}'", f"choose from {', '.join(self.names)}"
                 )
+        if config.distill.adversary.enabled:
+            from distill.adversaries import check_sources
+
+            check_sources(config.distill.adversary, config.serving)
         self.run_folder = RunFolder(folder, config, reporter)
         self.folder = folder
         self.models = Models(config, Store.at(folder / "store.sqlite"))
@@ -242,7 +246,8 @@ class Iteration:
 
     def _attack(self, turn: Turn, warm: Agent, previous: Agent, reward: Path, base: Path) -> Work:
         def work(out: Path, progress: Progress) -> Metrics:
-            from distill.adversary import MutationAdversary, hunt
+            from distill.adversaries import Parts, open_search
+            from distill.adversary import hunt
             from distill.ensemble import RewardEnsemble
 
             settings, scope = self.config.distill.adversary, f"{turn.name}/adversary"
@@ -250,10 +255,11 @@ class Iteration:
             judged = self.models.judge(previous, scope)
             ensemble = RewardEnsemble.load(base, reward, self.config.distill.reward)
             target = Target(_texts(self.models.asker(warm, scope, used)), judged.verdicts, ensemble.rate)
-            adversary = MutationAdversary(self.models.tasks, settings, up_to=turn.level)
+            served = partial(self.models.dispatcher, scope)
+            search = open_search(settings, Parts(self.models.tasks, turn.level, self.config.serving, served))
             ppo = self.config.distill.ppo.of(turn.level)
             prompts = ppo.episodes // ppo.answers
-            metrics = hunt(adversary, target, out, prompts, settings.practised, self._seed(turn), progress)
+            metrics = hunt(search, target, out, prompts, settings.practised, self._seed(turn), progress)
             spent = {"tokens": used.tokens, "scored_tokens": ensemble.scored_tokens}
             return {**metrics, **spent, "judge_cost": asdict(judged.cost)}
 
@@ -379,8 +385,9 @@ def all_found(folder: Path) -> list[Found]:
 
 
 def texts_found(folder: Path) -> list[str]:
-    """Their questions."""
-    return [found.question for found in all_found(folder)]
+    """Their questions, last those that come first: whoever wants fewer takes the end, where the newest are, and should
+    get some of each cell of those."""
+    return [found.question for found in reversed(all_found(folder))]
 
 
 def stage_names(config: RunConfig) -> list[str]:

@@ -55,6 +55,8 @@ def generation_cost(
     if adversary:
         searching += forward_flops(parameters, adversary["tokens"])
         searching += forward_flops(ppo["reward_parameters"], adversary.get("scored_tokens", 0))
+        # A model of its own that writes attacks.
+        searching += sum(source.get("flops", 0.0) for source in adversary.get("by_source", {}).values())
     asked, episodes = _asked(labels, reward, adversary, ppo)
     tokens, work = asked["tokens"], asked["overseer_work"]
     saved, work_saved = asked["tokens_saved"], asked["overseer_work_saved"]

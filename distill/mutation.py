@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
-from amplification.tasks.attacks import MAX_WORDS, AttackFamily, attack_split, families, understood
-from amplification.tasks.base import Task, split_of
+from amplification.tasks.attacks import AttackFamily, families
+from amplification.tasks.base import Task
+from distill.candidate import Candidate, admitted
 
 Words = list[str]
 Edit = Callable[[Words, Words, Sequence[str], random.Random], Words]
@@ -91,15 +91,6 @@ def _put(words: Words, word: str, rng: random.Random) -> Words:
     return [*words[:at], word, *words[at:]]
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A text to try: the task it was made from or is a question of, and what made it (a family or `mutation:EDIT`)."""
-
-    text: str
-    task: str
-    made_by: str
-
-
 class Mutator:
     """Makes candidates from questions. Never one that lies on the held-out side or above the trained levels."""
 
@@ -134,20 +125,11 @@ class Mutator:
             text, made_by = family.make(self.tasks[parent.task], parent.text, rng), family.name
         return None if text == parent.text else self.admitted(text, parent.task, made_by)
 
+    def admitted(self, text: str, task: str, made_by: str) -> Candidate | None:
+        """The text as a candidate, None if it may not be tried (`distill.candidate`)."""
+        return admitted(Candidate(text, task, made_by), self.tasks, self.up_to)
+
     def _next(self, rng: random.Random) -> str:
         if not self._waiting:
             self._waiting = rng.sample(self.vocabulary, len(self.vocabulary))
         return self._waiting.pop()
-
-    def admitted(self, text: str, task: str, made_by: str) -> Candidate | None:
-        """The text as a candidate. None if it is empty, too long, held out, or larger than what was trained on."""
-        if not 0 < len(text.split()) <= MAX_WORDS:
-            return None
-        owner = understood(self.tasks, text)
-        if owner is None:
-            return Candidate(text, task, made_by) if attack_split(text) == "train" else None
-        level = owner.level_of(text)
-        largest = owner.levels[: self.up_to + 1][-1]
-        if owner.name not in self.tasks or split_of(owner, text) != "train" or level is None or level > largest:
-            return None
-        return Candidate(text, owner.name, made_by)

@@ -119,6 +119,16 @@ def attacker(robustness: Json) -> str:
     return number(robustness["attacker_calls_to_failure"])
 
 
+def sources(report: Json) -> list[Json]:
+    """The tallies of each generation's adversaries, a row each."""
+    columns = ("tried", "judged", "confirmed", "dropped", "kept", "calls_to_first_failure")
+    return [
+        {"n": generation["n"], "name": name, **{column: tally.get(column) for column in columns}}
+        for generation in report["generations"]
+        for name, tally in generation["adversary"].get("by_source", {}).items()
+    ]
+
+
 def duration(seconds: float) -> str:
     """431.0 -> "7 min 11 s"."""
     minutes, rest = divmod(round(seconds), 60)
@@ -149,7 +159,7 @@ def _render(template: str, autoescape: bool, report: Json, drawn: Json) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    filters = (percent, interval, number, times, value, attacker, duration, cell)
+    filters = (percent, interval, number, times, value, attacker, sources, duration, cell)
     environment.filters.update({one.__name__: one for one in filters})
     config = yaml.safe_dump(report["config"], sort_keys=False, allow_unicode=True)
     values = {"report": report, "drawn": drawn, "config": config, "head": headline(report)}

@@ -16,23 +16,31 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class LanguageModelConfig(Section):
-    """A language model as overseer.
+class ServedModel(Section):
+    """A language model that is no agent of the run.
 
     model: a folder of weights, or the name that the servers know the model by.
     serving: where it runs; by default where the agents do. `backend: openai` takes any server by URL, with
     `http.endpoint: chat` also one that only chats.
-    template: `overseer` explains everything to a model that was never trained for this; `step_short` explains nothing.
-    max_tokens: of one action, and of the thoughts before it where a model has such. temperature: some models are drawn
-    from at 1 and at nothing else. constrained: whether the server is told the JSON schema of actions; some take none.
+    max_tokens: of what it writes at once, and of the thoughts before it where a model has such. temperature: some
+    models are drawn from at 1 and at nothing else. constrained: whether the server is told the JSON schema of what is
+    to be written; some take none.
     """
 
     model: str
     serving: ServingConfig | None = None
-    template: Literal["overseer", "step_short"] = "overseer"
     max_tokens: int = Field(default=512, ge=1)
     temperature: float = Field(default=0.0, ge=0)
     constrained: bool = True
+
+
+class LanguageModelConfig(ServedModel):
+    """A language model as overseer; it writes one action at a time.
+
+    template: `overseer` explains everything to a model that was never trained for this; `step_short` explains nothing.
+    """
+
+    template: Literal["overseer", "step_short"] = "overseer"
 
 
 class ImitatorConfig(Section):

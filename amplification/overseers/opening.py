@@ -13,7 +13,7 @@ from amplification.budget import Limits
 from amplification.dispatch import Dispatcher
 from amplification.errors import InputError
 from amplification.overseer import Overseer
-from amplification.overseers.config import LanguageModelConfig, OverseerConfig
+from amplification.overseers.config import LanguageModelConfig, OverseerConfig, ServedModel
 from amplification.overseers.imitator import ImitatingOverseer, imitator_agent
 from amplification.overseers.language_model import LanguageModelOverseer
 from amplification.overseers.mixture import MixedOverseer
@@ -73,17 +73,22 @@ OVERSEERS: Mapping[str, Callable[[OverseerConfig, Parts], Overseer]] = MappingPr
 
 
 def language_model_agent(config: LanguageModelConfig, serving: ServingConfig) -> Agent:
-    """The model as an Agent: known by its weights, or by its servers and its name there, and by whether a chat template
-    goes around what it is asked. Raises InputError."""
-    schema = action_schema() if config.constrained else None
-    params = SamplingParams(config.max_tokens, config.temperature, json_schema=schema)
+    """The model as an Agent that takes H's steps. Raises InputError."""
+    return served_agent("H", config, serving, config.template, action_schema())
+
+
+def served_agent(name: str, config: ServedModel, serving: ServingConfig, template: str, schema: str | None) -> Agent:
+    """A model that is no agent of the run, as an Agent: known by its weights, or by its servers and its name there, and
+    by whether a chat template goes around what it is asked. `schema`: of what it writes, where it is to be told.
+    Raises InputError."""
+    params = SamplingParams(config.max_tokens, config.temperature, json_schema=schema if config.constrained else None)
     model = ModelRef(config.model)
     if Path(config.model).is_dir():
-        loaded = Agent.load("H", model, params)
+        loaded = Agent.load(name, model, params)
         known = digest("chat", loaded.digest) if serving.is_chat else loaded.digest
-        return replace(loaded, digest=known, template=config.template)
+        return replace(loaded, digest=known, template=template)
     if Path(config.model).is_absolute() and serving.backend != "openai":
         raise InputError(config.model, "there is no such folder", "give a folder of weights or a hub name")
     servers = serving.http.servers if serving.backend == "openai" else ()
     way = "served by chat" if serving.is_chat else "served"
-    return Agent("H", model, digest(way, config.model, *servers), params, config.template)
+    return Agent(name, model, digest(way, config.model, *servers), params, template)

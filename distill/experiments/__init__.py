@@ -1,6 +1,7 @@
 """Experiments by name. Each module has `Config`, what its YAML in configs/experiments/ may hold, and `run`."""
 
 EXPERIMENTS: dict[str, str] = {
+    "adversaries": "distill.experiments.adversaries",
     "foolable_reward": "distill.experiments.foolable_reward",
     "drift": "distill.experiments.drift",
     "malformed": "distill.experiments.malformed",

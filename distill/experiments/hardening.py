@@ -22,7 +22,6 @@ from amplification.tasks.base import Task
 from amplification.verdict import AnswerTexts, JudgeTexts
 from distill.adversary import MutationAdversary, SearchResult, Target
 from distill.archive import Found, capped
-from distill.confidence import SureAgent
 from distill.config import BaseConfig, DistillConfig, ModelConfig, RunConfig, WarmStartConfig
 from distill.curriculum import Chosen, curriculum, generation_seed, place_of, practice, share_of
 from distill.ensemble import RewardEnsemble
@@ -97,10 +96,9 @@ class Lab:
         return lambda texts: [answer.text for answer in ask(texts)]
 
     def target(self, adapter: Path | None, reward: Path | None = None) -> Target:
-        """The agent, H^A with it, and the scores that guide a search: the agent's own and the reward ensemble's."""
-        sure = SureAgent(self.agent(adapter), self.models.dispatcher("experiment"))
+        """The agent, H^A with it, and the reward ensemble's scores, which guide a search."""
         rate = RewardEnsemble.load(self.base, reward, self.config.distill.reward).rate if reward else None
-        return Target(sure.answer, self.judge(adapter).verdicts, rate, sure.confidence)
+        return Target(self.answer(adapter), self.judge(adapter).verdicts, rate)
 
     def alone(self) -> Judge:
         """H without any agent: it works all out by itself."""

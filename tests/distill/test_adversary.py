@@ -16,15 +16,10 @@ from amplification.tasks.base import NONSENSE, split_of
 from distill.adversary import MutationAdversary, SearchResult, Target, calls_to_failure, hunt
 from distill.archive import Archive, Found, capped, in_turn, read_found
 from distill.config import AdversaryConfig
+from tests.distill.attacking import judge
 
 UP_TO = 1
 SETTINGS = AdversaryConfig(rounds=3, candidates=80)
-
-
-def judge(texts: Sequence[str]) -> list[str | None]:
-    """H^A as it would be with a perfect agent."""
-    owners = [task_of(text) for text in texts]
-    return [owner.truth(text) if owner else NONSENSE for owner, text in zip(owners, texts, strict=True)]
 
 
 def agent(fails: Callable[[str], bool]) -> Callable[[Sequence[str]], list[str]]:
@@ -132,8 +127,8 @@ def test_a_full_cell_keeps_the_most_promising() -> None:
     assert [found.promise for found in archive.all()] == [0.9, 0.5]
 
 
-def test_the_confident_are_judged_first() -> None:
-    """With few judgements, an agent's sure answers use them up, save for the random part."""
+def test_the_highly_rewarded_are_judged_first() -> None:
+    """With few judgements, answers that the reward model likes use them up, save for the random part."""
     judged: list[str] = []
 
     def counting_judge(texts: Sequence[str]) -> list[str | None]:
@@ -143,7 +138,7 @@ def test_the_confident_are_judged_first() -> None:
     target = Target(
         answer=lambda texts: ["3"] * len(texts),
         judge=counting_judge,
-        confidence=lambda texts, answers: [1.0 if "of" in text.split() else 0.1 for text in texts],
+        score=lambda texts, answers: [1.0 if "of" in text.split() else 0.1 for text in texts],
     )
     result = search(target, judged_share=0.25)
     assert result.judged == 3 * SETTINGS.candidates // 4

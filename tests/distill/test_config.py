@@ -93,7 +93,7 @@ def test_settings_cannot_be_changed_afterwards() -> None:
         ("serving: {backend: openai, http: {endpoint: chat}}", "'serving.http.endpoint' is 'chat'", "'completions'"),
         (
             "distill: {ppo: {batch: 100, minibatches: 4, processes: 2}}",
-            "'distill.ppo.batch' is 100, which 'processes' times 'minibatches' (8) do not divide",
+            "'distill.ppo.batch' is 100, which 'processes' times 'minibatches' times 'answers' (8) do not divide",
             "set it to 96",
         ),
         (
@@ -102,6 +102,18 @@ def test_settings_cannot_be_changed_afterwards() -> None:
             "set 'distill.reward.members' to 2",
         ),
         ("distill: {labels: {selection: {by: guess}}}", "'distill.labels.selection.by'", "correct"),
+        (
+            "distill: {adversary: {kinds: []}}",
+            "'distill.adversary.kinds' is empty",
+            "'distill.adversary.enabled: false'",
+        ),
+        ("distill: {adversary: {kinds: [mutation, mutation]}}", "names a kind twice", "once"),
+        ("distill: {adversary: {kinds: [people]}}", "'distill.adversary.kinds.0' should be 'mutation'", "correct"),
+        ("distill: {adversary: {kinds: [corpus]}}", "'distill.adversary.corpus' is not set", "take the kind out"),
+        ("distill: {adversary: {kinds: [writer]}}", "'distill.adversary.writer' is not set", "take the kind out"),
+        ("distill: {adversary: {corpus: a.txt}}", "'distill.adversary.kinds' does not name 'corpus'", "name it there"),
+        ("distill: {adversary: {writer: {model: a}}}", "does not name 'writer'", "name it there"),
+        ("distill: {adversary: {writer: {}}}", "'distill.adversary.writer.model'", "correct"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, problem: str, remedy: str) -> None:

@@ -112,6 +112,17 @@ def test_an_ensemble_counts_what_goes_through_its_members(base: Path, reward: Pa
     assert ensemble.scored_tokens == 2 * (9 + len(["<bos>", "sum", "of", "1", ":", "1", "<eos>"]))
 
 
+def test_a_writers_own_model_is_a_cost_of_robustness() -> None:
+    adversary = {"tokens": 70, "by_source": {"mutation": {"tried": 5}, "writer": {"tried": 5, "flops": 3_000.0}}}
+    plain = generation_cost(LABELS, WARM, REWARD, {"tokens": 70}, PPO)
+    cost = generation_cost(LABELS, WARM, REWARD, adversary, PPO)
+    assert {key: cost[key] - plain[key] for key in cost if cost[key] != plain[key]} == {
+        "robustness_flops": 3_000.0,
+        "once_flops": 3_000.0,
+        "flops": 3_000.0,
+    }
+
+
 def test_judgements_for_the_reward_model_are_episodes_too() -> None:
     reward = {**REWARD, "judge_cost": {**COST, "tokens": 60}, "judged": 3}
     cost = generation_cost(LABELS, WARM, reward, None, PPO)

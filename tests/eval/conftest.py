@@ -78,7 +78,13 @@ def generation(n: int, **changes: Any) -> dict[str, Any]:
             "attacker_calls_to_failure": 300 * (n + 1),
         },
         "reward_model": {"heldout_accuracy": 0.94 + 0.01 * n, "heldout_pairs": 400, "members": 2},
-        "adversary": {"found": 41, "rounds": 3},
+        "adversary": {
+            "found": 41,
+            "by_source": {
+                "corpus": {"tried": 4_000, "judged": 20, "confirmed": 6, "kept": 5, "calls_to_first_failure": 12},
+                "mutation": {"tried": 90, "judged": 45, "confirmed": 0, "calls_to_first_failure": None},
+            },
+        },
         "ppo": {"episodes": 8192, "kl": 0.0412, "episodes_per_second": 910.3},
         "warm_start": {"loss": 0.213, "steps": 160},
     }

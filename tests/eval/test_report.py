@@ -105,6 +105,17 @@ def test_page_is_self_contained_and_has_its_plots(report: dict[str, Any], sample
     assert len(identifiers) == len(set(identifiers))
 
 
+def test_adversaries_are_shown_by_source(report: dict[str, Any], sample: SimpleNamespace) -> None:
+    assert report["generations"][2]["adversary"]["by_source"]["corpus"]["confirmed"] == 6
+    lines = [line for line in markdown_page(report).splitlines() if "| corpus |" in line or "| mutation |" in line]
+    assert lines[:2] == ["| 0 | corpus | 4,000 | 20 | 6 | – | 5 | 12 |", "| 0 | mutation | 90 | 45 | 0 | – | – | – |"]
+    assert len(lines) == 8
+    assert "<td>3</td><td>corpus</td><td>4,000</td>" in html_page(report)
+    without = build_report(sample.run([sample.generation(n, adversary={}) for n in range(2)]))
+    assert "calls to its first failure" not in markdown_page(without)
+    assert "calls to its first failure" not in html_page(without)
+
+
 def hostile_run(sample: SimpleNamespace) -> dict[str, Any]:
     """The sample with markup, mathematics and control characters wherever a name can stand."""
     made = [sample.generation(n) for n in range(2)]
@@ -112,6 +123,7 @@ def hostile_run(sample: SimpleNamespace) -> dict[str, Any]:
         generation["ladder"] = {HOSTILE: generation["ladder"]["counting"]}
         generation["robustness"]["after"] = {HOSTILE: {"unacceptable": 1, "questions": 9}}
         generation["ppo"] = {HOSTILE: HOSTILE}
+        generation["adversary"]["by_source"] = {HOSTILE: {}}
     changes = {"levels": {HOSTILE: [1, 2, 4, 8]}, "base": {}, "chance": {}, "config": {HOSTILE: HOSTILE}}
     return build_report(sample.run(made, name=HOSTILE, versions={HOSTILE: HOSTILE}, **changes))
 
@@ -130,9 +142,10 @@ def test_markdown_tables_survive_hostile_names(sample: SimpleNamespace) -> None:
     tables = page.split("## Configuration")[0]
     assert "<script>" not in tables
     rows = [line for line in tables.splitlines() if "alert" in line and line.startswith("|")]
-    assert len(rows) == 4
+    assert len(rows) == 4 + 2
     header = next(line for line in tables.splitlines() if line.startswith("| task"))
-    assert all(line.replace("\\|", "").count("|") == header.count("|") for line in rows)
+    assert all(line.replace("\\|", "").count("|") == header.count("|") for line in rows[:4])
+    assert all(line.replace("\\|", "").count("|") == 9 for line in rows[4:])
 
 
 def test_terminal_gets_no_control_characters_and_all_levels(sample: SimpleNamespace) -> None:
