@@ -16,6 +16,7 @@ from amplification.errors import InputError
 from distill.calibration import Calibration, probabilities, read_calibration
 from distill.config import RewardConfig
 from distill.members import BACKBONE
+from distill.precision import Precision
 from distill.weights import answer_ids, load_tokenizer, padded, parameters, prompt_ids, quiet, require_safetensors
 
 # Rows that go through a member together: small enough to stay in a processor's cache.
@@ -71,6 +72,7 @@ class RewardEnsemble(torch.nn.Module):
         self.members = members
         self.tokenizer = tokenizer
         self.rule, self.temperature = calibration.aggregate, calibration.temperature
+        self.precision = Precision()
         self.centre: torch.Tensor
         self.scale: torch.Tensor
         self.register_buffer("centre", torch.tensor(calibration.centre))
@@ -104,9 +106,18 @@ class RewardEnsemble(torch.nn.Module):
             calibration = replace(calibration, aggregate=settings.aggregate)
         return cls(members, tokenizer, calibration)
 
+    def compute_in(self, precision: Precision) -> None:
+        """Have the members' backbones compute so; their heads, and what becomes of scores, in single precision."""
+        self.precision = precision
+        self.float()
+        for model in self.members.models:
+            scorer: Any = model.get_base_model() if self.members.adapters else model
+            precision.prepare(scorer.base_model)
+
     def become(self, other: RewardEnsemble) -> None:
         """Take over another ensemble's members and calibration, wherever this one is used."""
         device = self.centre.device
+        other.compute_in(self.precision)
         self.members = other.members.to(device)
         self.centre, self.scale = other.centre.to(device), other.scale.to(device)
         self.rule, self.temperature = other.rule, other.temperature

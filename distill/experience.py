@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from distill.precision import Precision
 from distill.rollout import Rollout
 
 
@@ -15,7 +16,8 @@ class Settings:
 
     entropy_bonus: weight of the entropy in the loss. kl_target: nats an episode that the KL penalty's weight is moved
     towards, over about `kl_horizon` episodes. max_kl: the throttle; training ends before the KL from the reference
-    passes it. part: rows that go through the model together, halved where memory does not suffice.
+    passes it. part: rows that go through the model together, halved where memory does not suffice. precision: what the
+    models compute in. gradient_checkpointing: activations are recomputed rather than kept.
     """
 
     entropy_bonus: float = 0.0
@@ -23,6 +25,8 @@ class Settings:
     kl_horizon: int = 10_000
     max_kl: float | None = None
     part: int = 64
+    precision: Precision = Precision()
+    gradient_checkpointing: bool = False
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from distill.ensemble import RewardEnsemble
 from distill.experience import Settings
 from distill.optimizer import optimizer_for, trainable
 from distill.ppo_trainer import PPOConfig, PPOTrainer
+from distill.precision import Precision
 from distill.progress import Progress
 from distill.refresh import Watched
 from distill.sharding import whole_weights
@@ -99,6 +100,7 @@ def train_ppo(
         seconds = time.monotonic() - begun
         _publish(policy, trainer, base, adapter_config, out)
     return _metrics(trainer, watch, settings, len(ensemble.centre), seconds) | {
+        "precision": Precision.of(settings.precision).name,
         "parameters": parameters(policy),
         "reward_parameters": ensemble.parameters_of_member(),
     }
@@ -130,11 +132,6 @@ def _metrics(
     # Looks and refreshes go through the policy and the members, which are of one size.
     metrics["reward_tokens"] += seen.get("watch_tokens", 0)
     return metrics | seen | ended
-
-
-def has_bf16() -> bool:
-    """Whether the device computes in bfloat16. Never on a CPU, where it is slower than single precision."""
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
 
 
 def processes() -> int:
@@ -174,7 +171,14 @@ class Parts(NamedTuple):
 def make_trainer(parts: Parts, **ours: Any) -> PPOTrainer:
     """The trainer with everything off that prints, logs or samples for show; `ours` goes to its own part."""
     ppo = parts.settings
-    settings = Settings(ppo.entropy_bonus, ppo.kl_target, max_kl=ppo.max_kl, part=ppo.part)
+    settings = Settings(
+        ppo.entropy_bonus,
+        ppo.kl_target,
+        max_kl=ppo.max_kl,
+        part=ppo.part,
+        precision=Precision.of(ppo.precision),
+        gradient_checkpointing=ppo.gradient_checkpointing,
+    )
     ours = {"score": parts.ensemble.rewards, **ours}
     return PPOTrainer(prompts=parts.prompts, settings=settings, **ours, **trl_arguments(parts))
 
@@ -207,8 +211,9 @@ def trl_arguments(parts: Parts) -> dict[str, Any]:
             # An episode is one action and an end: nothing to be gained by trusting the critic about the end.
             lam=1.0,
             cliprange_value=1.0,
+            # Neither does anything in TRL's loop; ours has settings of its own (see `distill.precision`).
             gradient_checkpointing=False,
-            bf16=has_bf16(),
+            bf16=False,
         ),
         "processing_class": tokenizer,
         "model": policy,

@@ -89,6 +89,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         **trl: Any,
     ) -> None:
         """`keep_state(update)` says whether to write the state after so many updates; `trl` goes to TRL's trainer."""
+        self._make_ready(settings, **trl)
         with _our_wrapper():
             super().__init__(**trl)
         self.remove_callback(PrinterCallback)
@@ -103,6 +104,15 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         self.tokens = 0
         self.update = 0
         self.throttled = self.collapsed = False
+
+    @staticmethod
+    def _make_ready(settings: Settings, model: Any, ref_model: Any, reward_model: Any, **_: Any) -> None:
+        """Have all models compute as the settings say."""
+        settings.precision.prepare(model)
+        settings.precision.prepare(ref_model)
+        reward_model.compute_in(settings.precision)
+        if settings.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
 
     @property
     def inner(self) -> ActorCritic:
@@ -147,16 +157,18 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         vocabulary = self.inner.policy.config.vocab_size
         noise = self.draws.noise(self.update, self.args.response_length, vocabulary)
         tokenizer = self.processing_class
-        with self._precision():
-            rollout = roll_out(
-                self.inner,
-                prompts,
-                noise,
-                self.args.temperature,
-                tokenizer.eos_token_id,
-                tokenizer.pad_token_id,
-                self.part.rows,
-            )
+        # Where activations are recomputed, transformers' layers keep no cache of keys and values while they train.
+        self.model.eval()
+        rollout = roll_out(
+            self.inner,
+            prompts,
+            noise,
+            self.args.temperature,
+            tokenizer.eos_token_id,
+            tokenizer.pad_token_id,
+            self.part.rows,
+        )
+        self.model.train()
         self.tokens += rollout.tokens() * self.accelerator.num_processes
         return replace(rollout, version=self.update)
 
@@ -172,8 +184,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
             scores = torch.where(rollout.ended, scores, scores - args.missing_eos_penalty)
         reference, values = torch.zeros_like(rollout.logprobs), rollout.values
         for part, ids, positions in self._parts(rows, rollout):
-            with self._precision():
-                logits = at_positions(self.ref_model, ids, positions)
+            logits = at_positions(self.ref_model, ids, positions)
             reference[part] = chosen(logits.cpu(), rollout.answers[part], args.temperature)[0]
         kl = torch.where(mask, kl_of(rollout.logprobs, reference, args.kl_estimator), 0.0)
         rewards = rewards_of(scores, kl, mask, self.controller.coefficient)
@@ -225,8 +236,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         spare = [next(self._parts(rows, rollout, [0]))] * lacking if lacking else []
         for place, (part, ids, positions) in enumerate([*pieces, *spare]):
             with self._accumulating(last=place + 1 == len(pieces) + lacking):
-                with self._precision():
-                    logits, values = self.model(ids, positions)
+                logits, values = self.model(ids, positions)
                 device = logits.device
                 answers, mask = rollout.answers[part].to(device), rollout.mask[part].to(device)
                 if place >= len(pieces):
@@ -275,15 +285,9 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         each = self.accelerator.gather(torch.tensor([number], device=self.accelerator.device))
         return int(each.max())
 
-    def _precision(self) -> AbstractContextManager[Any]:
-        """bf16 where it was asked for and the device has it."""
-        if self.args.bf16 and self.accelerator.device.type == "cuda":
-            return torch.autocast("cuda", dtype=torch.bfloat16)
-        return nullcontext()
-
     def _check_drift(self, change: torch.Tensor) -> None:
         drift = float(change.detach().abs().max()) if change.numel() else 0.0
-        limit = DRIFT_MIXED if self.args.bf16 else DRIFT
+        limit = DRIFT_MIXED if self.settings.precision.mixed else DRIFT
         if not drift <= limit:
             raise StageError(
                 f"the trainer's log-probabilities differ from the sampler's by {drift:.3g} nats (at most {limit}); "
