@@ -7,13 +7,13 @@ an update and, where ours computes in bfloat16, inside torch's autocast (its own
 
 from __future__ import annotations
 
-import gc
+import copy
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -77,7 +77,13 @@ SIZES: MappingProxyType[base.Size, Size] = MappingProxyType(
             RewardConfig(steps=150, learning_rate=5e-4),
             AdapterConfig(method="lora", rank=64),
             PPOSettings(
-                episodes=8_192, batch=256, minibatches=4, part=256, learning_rate=5e-4, kl_coefficient=0.1, critic_warmup=2
+                episodes=8_192,
+                batch=256,
+                minibatches=4,
+                part=256,
+                learning_rate=5e-4,
+                kl_coefficient=0.1,
+                critic_warmup=2,
             ),
         ),
     }
@@ -151,13 +157,13 @@ def ppo(settings: Settings) -> PPOSpeed:
         problem = f"--size {settings.size} trains for hours without a GPU, and there is none"
         raise InputError("command line", problem, "leave it out, or run this on a machine with one")
     torch.set_num_threads(1)
-    return measure(SIZES[settings.size], settings.repeats or 3)
+    with tempfile.TemporaryDirectory() as folder:
+        return measure(Bench(Path(folder), SIZES[settings.size]), settings.repeats or 3)
 
 
-def measure(size: Size, repeats: int) -> PPOSpeed:
-    """The three side by side at any size."""
-    with quiet(), tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder), size)
+def measure(bench: Bench, repeats: int) -> PPOSpeed:
+    """The three side by side."""
+    with quiet():
         ours, trl, without_gc = list[Trial](), list[Trial](), list[Trial]()
         for repeat in range(repeats):
             ours.append(bench.ours(SEED + repeat))
@@ -186,7 +192,7 @@ def measure(size: Size, repeats: int) -> PPOSpeed:
             device=device().type if device().type == "cpu" else torch.cuda.get_device_name(),
             precision=bench.precision.name,
             parameters=bench.parameters,
-            episodes=size.ppo.episodes,
+            episodes=bench.size.ppo.episodes,
             repeats=repeats,
         )
 
@@ -214,8 +220,15 @@ class Bench:
         pairs = make_pairs(TASKS, labels, lambda texts: [Answer.failed("not asked")] * len(texts), size.reward, SEED)
         train_reward(self.base, None, pairs, size.adapter, size.reward, self.reward, SEED, silent)
         self.tokenizer = load_tokenizer(self.base)
-        questions, _ = practice(TASKS, 0, size.ppo.episodes, NONSENSE_SHARE, [], SEED)
-        self.prompts = prompt_ids(self.tokenizer, questions)
+        self.questions, _ = practice(TASKS, 0, size.ppo.episodes, NONSENSE_SHARE, [], SEED)
+        self.prompts = prompt_ids(self.tokenizer, self.questions)
+
+    def with_ppo(self, **changes: object) -> Bench:
+        """The same models with other settings of PPO."""
+        other = copy.copy(self)
+        other.size = replace(self.size, ppo=PPOSettings.model_validate(self.size.ppo.model_dump() | changes))
+        other.precision = Precision.of(other.size.ppo.precision)
+        return other
 
     def trainer(self, seed: int, **ours: Any) -> PPOTrainer:
         """Our trainer, ready to train; `ours` goes to its own part."""
@@ -249,7 +262,6 @@ class Bench:
 
     def _parts(self, value: Any, seed: int) -> Parts:
         """Models of their own for each training: ours are made to compute in another precision than TRL's."""
-        gc.collect()  # what is left of the training before, on the GPU, too
         policy: Any = load_policy(self.base, None, self.size.adapter, seed)
         reference, ensemble = self._reference(), RewardEnsemble.load(self.base, self.reward)
         value = ValueHead(reference.config.hidden_size) if value is None else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ def device() -> torch.device:
 def peak_memory() -> Iterator[Peak]:
     """Tells, after its end, the peak inside."""
     peak = Peak()
+    gc.collect()  # what earlier trainings have left in cycles
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
