@@ -1,8 +1,8 @@
 """PPO's episodes a second, memory and utilisation beside TRL's own loop, on one configuration in one process.
 
-The questions are level 1 of all embedded tasks with a quarter of nonsense, the reward model is an ensemble of two. TRL's
-loop is measured as it is, and again with all that can be had without changing it: without its two garbage collections
-an update and, where ours computes in bfloat16, inside torch's autocast (its own `bf16` does nothing).
+The questions are level 1 of all embedded tasks with a quarter of nonsense, the reward model is an ensemble of two.
+TRL's loop is measured as it is, and again with all that can be had without changing it: without its two garbage
+collections an update and, where ours computes in bfloat16, inside torch's autocast (its own `bf16` does nothing).
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ SIZES: MappingProxyType[base.Size, Size] = MappingProxyType(
             AdapterConfig(method="linear"),
             PPOSettings(episodes=2_048, batch=64, learning_rate=1e-3, kl_coefficient=0.1, critic_warmup=2),
         ),
-        # Llama's shape at 113M parameters, of which LoRA trains 14M. A batch goes through a GPU in one part, as in TRL's.
+        # A Llama of 113M parameters; LoRA trains 14M more. A batch goes through a GPU in one part, as in TRL's loop.
         "100m": Size(
             ModelConfig(width=768, layers=12, heads=12),
             BaseConfig(steps=150, batch=64, learning_rate=5e-4),
@@ -133,8 +133,8 @@ class PPOSpeed(Measured):
                 f"{self.trl_without_gc_peak_memory_gib:.2f} GiB"
             )
         return line + (
-            f" ({self.parameters / 1e6:.1f}M parameters in {self.precision} on {self.device}, medians of {self.repeats} "
-            f"repeats of {self.episodes} episodes)"
+            f" ({self.parameters / 1e6:.1f}M parameters in {self.precision} on {self.device}, medians of "
+            f"{self.repeats} repeats of {self.episodes} episodes)"
         )
 
 

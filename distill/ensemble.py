@@ -16,7 +16,7 @@ from amplification.errors import InputError
 from distill.calibration import Calibration, probabilities, read_calibration
 from distill.config import RewardConfig
 from distill.members import BACKBONE
-from distill.precision import Precision
+from distill.precision import SINGLE, Precision
 from distill.weights import answer_ids, load_tokenizer, padded, parameters, prompt_ids, quiet, require_safetensors
 
 # Rows that go through a member together: small enough to stay in a processor's cache.
@@ -72,7 +72,7 @@ class RewardEnsemble(torch.nn.Module):
         self.members = members
         self.tokenizer = tokenizer
         self.rule, self.temperature = calibration.aggregate, calibration.temperature
-        self.precision = Precision()
+        self.precision = SINGLE
         self.centre: torch.Tensor
         self.scale: torch.Tensor
         self.register_buffer("centre", torch.tensor(calibration.centre))

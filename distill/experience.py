@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from distill.precision import Precision
+from distill.precision import SINGLE, Precision
 from distill.rollout import Rollout
 
 
@@ -25,7 +25,7 @@ class Settings:
     kl_horizon: int = 10_000
     max_kl: float | None = None
     part: int = 64
-    precision: Precision = Precision()
+    precision: Precision = SINGLE
     gradient_checkpointing: bool = False
 
 

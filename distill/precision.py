@@ -32,7 +32,7 @@ class Precision:
 
     @classmethod
     def of(cls, asked: Asked) -> Precision:
-        """What was asked for; `auto` is bfloat16 where there is a GPU with kernels for it, and single precision on a CPU.
+        """What was asked for; `auto` is bfloat16 on a GPU that computes in it, and single precision elsewhere.
 
         Raises InputError for bfloat16 on a GPU that only emulates it.
         """
@@ -81,6 +81,9 @@ class Precision:
                 return forward(*args, **kwargs)
 
         return run
+
+
+SINGLE = Precision()
 
 
 def output_head(model: Any) -> torch.nn.Module | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from amplification.errors import StageError
 from amplification.question import digest
 from distill import ppo_state
-from distill.precision import Precision
+from distill.precision import SINGLE
 
 if TYPE_CHECKING:
     from distill.ppo_trainer import PPOTrainer
@@ -44,7 +44,7 @@ def carry_on(trainer: PPOTrainer) -> None:
     if state is None:
         return
     try:
-        written, now = state.values.get("precision", Precision().name), trainer.settings.precision.name
+        written, now = state.values.get("precision", SINGLE.name), trainer.settings.precision.name
         if written != now:
             raise ValueError(f"the state was written by a training in {written}, and this one is in {now}")
         if state.values.get("training") != _identity(trainer):

@@ -10,7 +10,6 @@ from typing import Literal
 from amplification.errors import InputError
 from amplification.serving.config import ServingConfig
 
-
 # Models whose PPO is measured: that of the demo, and one that wants a GPU.
 Size = Literal["embedded", "100m"]
 

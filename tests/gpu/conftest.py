@@ -7,7 +7,6 @@ failure, so that a machine whose GPU is not seen does not pass.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import pytest
 import torch

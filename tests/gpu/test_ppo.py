@@ -1,4 +1,4 @@
-"""PPO in bfloat16: it learns, what must be in single precision is, it fits its memory, and it carries on when killed."""
+"""PPO in bfloat16: it learns, what must not be in bfloat16 is not, it fits its memory, and it carries on."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 
-from distill.benchmark import Bench, measure
+from amplification.benchmarks.base import Settings, Size
+from amplification.errors import InputError
+from amplification.serving.config import ServingConfig
+from distill.benchmark import SIZES, Bench, measure, ppo
 from distill.exact import MAX_RANK
 from distill.optimizer import trainable
 from distill.ppo import train_ppo
@@ -127,7 +130,7 @@ def _weights(trainer: PPOTrainer) -> torch.Tensor:
 
 
 def test_where_memory_does_not_suffice_fewer_rows_go_at_once(bench: Bench) -> None:
-    """Memory is taken away from the large model; the small one says itself that an eighth of a batch is all it takes."""
+    """Memory is taken away from the large model; the small one says that an eighth of a batch is all it takes."""
     bench = short(bench)
     batch, large = bench.size.ppo.batch, bench.parameters > LARGE
     plenty = trained(bench).history
@@ -174,7 +177,7 @@ def test_recomputed_activations_change_no_result(bench: Bench) -> None:
 
 @pytest.mark.gpu
 def test_memory_is_what_the_sizes_say(bench: Bench) -> None:
-    """Two bytes a frozen weight and sixteen a trained one (itself, its gradient, two averages); activations of 8 rows."""
+    """Two bytes a frozen weight, sixteen a trained one (with its gradient and two averages); activations of 8 rows."""
     few = short(bench, part=8)
     with peak_memory() as peak:
         before = torch.cuda.memory_allocated()
@@ -236,3 +239,13 @@ def test_the_benchmark_measures_what_it_says(bench: Bench) -> None:
     assert 0 < found["utilisation"] < 1
     memory = [found[f"{name}peak_memory_gib"] for name in ("", "trl_", "trl_without_gc_")]
     assert all(value > 0 for value in memory) if GPU else memory == [None, None, None]
+
+
+def test_every_size_has_a_configuration() -> None:
+    assert set(SIZES) == set(get_args(Size))
+
+
+@pytest.mark.skipif(GPU, reason="it would be measured")
+def test_the_large_size_is_refused_without_a_gpu() -> None:
+    with pytest.raises(InputError, match="without a GPU"):
+        ppo(Settings(ServingConfig(), size="100m"))
