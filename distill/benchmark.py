@@ -163,38 +163,47 @@ def ppo(settings: Settings) -> PPOSpeed:
 
 def measure(bench: Bench, repeats: int) -> PPOSpeed:
     """The three side by side."""
+    ours, trl, without_gc = list[Trial](), list[Trial](), list[Trial]()
     with quiet():
-        ours, trl, without_gc = list[Trial](), list[Trial](), list[Trial]()
         for repeat in range(repeats):
             ours.append(bench.ours(SEED + repeat))
             trl.append(bench.theirs(SEED + repeat))
             without_gc.append(bench.theirs(SEED + repeat, as_it_is=False))
-        able = matmul_flops(bench.precision.dtype)
+    share = bench.flops_per_episode / matmul_flops(bench.precision.dtype)
+    return PPOSpeed(
+        episodes_per_second=_median(ours, "episodes_per_second"),
+        trl_episodes_per_second=_median(trl, "episodes_per_second"),
+        trl_without_gc_episodes_per_second=_median(without_gc, "episodes_per_second"),
+        ratio=_ratio(ours, trl),
+        ratio_without_gc=_ratio(ours, without_gc),
+        reward=_median(ours, "reward"),
+        trl_reward=_median(trl, "reward"),
+        kl=_median(ours, "kl"),
+        trl_kl=_median(trl, "kl"),
+        peak_memory_gib=_memory(ours),
+        trl_peak_memory_gib=_memory(trl),
+        trl_without_gc_peak_memory_gib=_memory(without_gc),
+        utilisation=share * _median(ours, "episodes_per_second"),
+        trl_utilisation=share * _median(trl, "episodes_per_second"),
+        trl_without_gc_utilisation=share * _median(without_gc, "episodes_per_second"),
+        device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        precision=bench.precision.name,
+        parameters=bench.parameters,
+        episodes=bench.size.ppo.episodes,
+        repeats=repeats,
+    )
 
-        def median(trials: Sequence[Trial], name: str) -> float:
-            return statistics.median(getattr(trial, name) for trial in trials)
 
-        def ratio(others: Sequence[Trial]) -> float:
-            pairs = zip(ours, others, strict=True)
-            return statistics.median(a.episodes_per_second / b.episodes_per_second for a, b in pairs)
+def _median(trials: Sequence[Trial], name: str) -> float:
+    return float(statistics.median(getattr(trial, name) for trial in trials))
 
-        def memory(trials: Sequence[Trial]) -> float | None:
-            return None if trials[0].memory is None else median(trials, "memory") / GIB
 
-        speeds = [median(trials, "episodes_per_second") for trials in (ours, trl, without_gc)]
-        return PPOSpeed(
-            *speeds,
-            ratio(trl),
-            ratio(without_gc),
-            *(median(trials, name) for name in ("reward", "kl") for trials in (ours, trl)),
-            *(memory(trials) for trials in (ours, trl, without_gc)),
-            *(bench.flops_per_episode * speed / able for speed in speeds),
-            device=device().type if device().type == "cpu" else torch.cuda.get_device_name(),
-            precision=bench.precision.name,
-            parameters=bench.parameters,
-            episodes=bench.size.ppo.episodes,
-            repeats=repeats,
-        )
+def _ratio(ours: Sequence[Trial], theirs: Sequence[Trial]) -> float:
+    return statistics.median(a.episodes_per_second / b.episodes_per_second for a, b in zip(ours, theirs, strict=True))
+
+
+def _memory(trials: Sequence[Trial]) -> float | None:
+    return None if trials[0].memory is None else _median(trials, "memory") / GIB
 
 
 class Bench:

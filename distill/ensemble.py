@@ -110,8 +110,9 @@ class RewardEnsemble(torch.nn.Module):
         """Have the members' backbones compute so; their heads, and what becomes of scores, in single precision."""
         self.precision = precision
         self.float()
-        for model in self.members.models:
-            scorer: Any = model.get_base_model() if self.members.adapters else model
+        for each in self.members.models:
+            model: Any = each
+            scorer = model.get_base_model() if self.members.adapters else model
             precision.prepare(scorer.base_model)
 
     def become(self, other: RewardEnsemble) -> None:

@@ -64,8 +64,8 @@ def train_ppo(
     carries on. With `watched`, and if `settings.watch` says so, H^A looks at the training (`distill.watch`).
     Metrics: episodes, reward_before, reward_after (means of sampled answers' conservative reward), kl and
     entropy at the end in nats an episode, throttled, tokens and parameters of the agent and (reward_tokens,
-    reward_parameters) of the ensemble, tokens_per_episode, episodes_per_second (of this process's own time), and the
-    watch's.
+    reward_parameters) of the ensemble, tokens_per_episode, episodes_per_second (of this process's own time),
+    precision (what linear layers computed in), and the watch's.
     Raises InputError for unusable inputs and StageError if training diverged.
     """
     if not questions:
