@@ -15,12 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from amplification.benchmarks import base
 from amplification.benchmarks.base import Measured, Settings
 from amplification.errors import InputError
 from amplification.overseers.program import ProgramOverseer
@@ -31,7 +29,8 @@ from amplification.tasks.base import NONSENSE
 from amplification.workspace import Reply, Workspace
 from distill.actor_critic import ValueHead
 from distill.base import train_base
-from distill.config import AdapterConfig, BaseConfig, LabelsConfig, ModelConfig, PPOSettings, RewardConfig
+from distill.benchmark_sizes import SIZES, Size
+from distill.config import LabelsConfig, PPOSettings
 from distill.curriculum import choose, practice
 from distill.ensemble import RewardEnsemble
 from distill.optimizer import trainable
@@ -47,47 +46,6 @@ NONSENSE_SHARE = 0.25
 SEED = 1
 # Updates at a training's end over which its reward and KL are averaged.
 LAST = 8
-
-
-@dataclass(frozen=True)
-class Size:
-    """A model to measure with, how it and its reward model are made, and PPO. `labels`: questions a task."""
-
-    model: ModelConfig
-    base: BaseConfig
-    reward: RewardConfig
-    adapter: AdapterConfig
-    ppo: PPOSettings
-    labels: int = 500
-
-
-SIZES: MappingProxyType[base.Size, Size] = MappingProxyType(
-    {
-        "embedded": Size(
-            ModelConfig(),
-            BaseConfig(steps=150, batch=64),
-            RewardConfig(steps=150),
-            AdapterConfig(method="linear"),
-            PPOSettings(episodes=2_048, batch=64, learning_rate=1e-3, kl_coefficient=0.1, critic_warmup=2),
-        ),
-        # A Llama of 113M parameters; LoRA trains 14M more. A batch goes through a GPU in one part, as in TRL's loop.
-        "100m": Size(
-            ModelConfig(width=768, layers=12, heads=12),
-            BaseConfig(steps=150, batch=64, learning_rate=5e-4),
-            RewardConfig(steps=150, learning_rate=5e-4),
-            AdapterConfig(method="lora", rank=64),
-            PPOSettings(
-                episodes=8_192,
-                batch=256,
-                minibatches=4,
-                part=256,
-                learning_rate=5e-4,
-                kl_coefficient=0.1,
-                critic_warmup=2,
-            ),
-        ),
-    }
-)
 
 
 @dataclass(frozen=True)

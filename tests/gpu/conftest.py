@@ -11,7 +11,8 @@ import os
 import pytest
 import torch
 
-from distill.benchmark import SIZES, Bench, Size
+from distill.benchmark import Bench
+from distill.benchmark_sizes import SIZES, Size
 from distill.config import AdapterConfig, BaseConfig, ModelConfig, PPOSettings, RewardConfig
 
 SMALL = Size(

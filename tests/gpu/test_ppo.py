@@ -14,7 +14,8 @@ import torch
 from amplification.benchmarks.base import Settings, Size
 from amplification.errors import InputError
 from amplification.serving.config import ServingConfig
-from distill.benchmark import SIZES, Bench, measure, ppo
+from distill.benchmark import Bench, measure, ppo
+from distill.benchmark_sizes import SIZES
 from distill.exact import MAX_RANK
 from distill.optimizer import trainable
 from distill.ppo import train_ppo
