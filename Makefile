@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 RUN := demo
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq install --no-deps
 
-.PHONY: demo test bench format clean
+.PHONY: demo test test-gpu bench format clean
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -17,6 +17,10 @@ test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+# In the environment that is active: the one above is for machines without a GPU. `pip install -e .[gpu,dev]` makes one.
+test-gpu:
+	AMPLIFY_NEEDS_GPU=1 python3 -m pytest tests/gpu
 
 bench: $(READY)
 	$(BIN)/amplify bench all

@@ -194,7 +194,7 @@ def _bench(args: list[str]) -> int:
         raise InputError(WHERE, f"--repeats is {options.repeats}", "give a number from 1 on")
 
     serving = _config_of(options.run).serving if options.run else load_config().serving
-    settings = Settings(serving, options.run, options.calls, options.repeats)
+    settings = Settings(serving, options.run, options.calls, options.repeats, options.size)
     names = list(BENCHMARKS) if options.what == ALL else [options.what]
     figures: dict[str, dict[str, object]] = {}
     for name in names:

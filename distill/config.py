@@ -201,6 +201,10 @@ class PPOSettings(Settings):
     kl_target: float | None = Field(default=None, gt=0)  # nats an episode; the KL coefficient is moved towards it
     max_kl: float | None = Field(default=None, gt=0)  # the throttle: training ends before the KL passes it
     part: int = Field(default=64, ge=1)  # prompts in the model at once; halved where memory does not suffice
+    # Of linear layers; auto: bfloat16 on a GPU that has it.
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    # Recompute activations: less memory and a third more time, before `part` falls.
+    gradient_checkpointing: bool = False
     processes: int = Field(default=1, ge=1)  # that share each batch (accelerate's data parallelism)
     checkpoint_seconds: float = Field(default=60.0, ge=0)  # between states from which a killed training carries on
     watch: WatchConfig = WatchConfig()

@@ -17,6 +17,7 @@ from amplification.errors import InputError, StageError
 from distill.calibration import Calibration, probabilities, read_calibration
 from distill.config import RewardConfig
 from distill.members import BACKBONE
+from distill.precision import SINGLE, Precision
 from distill.rollout import parts
 from distill.tree import Rows, answered, rows_of
 from distill.weights import answer_ids, load_tokenizer, parameters, prompt_ids, quiet, require_safetensors
@@ -76,6 +77,7 @@ class RewardEnsemble(torch.nn.Module):
         self.tokenizer = tokenizer
         self.scored_tokens = 0  # that went through a member so far, for the ledger
         self.rule, self.temperature = calibration.aggregate, calibration.temperature
+        self.precision = SINGLE
         self.centre: torch.Tensor
         self.scale: torch.Tensor
         self.register_buffer("centre", torch.tensor(calibration.centre))
@@ -109,9 +111,19 @@ class RewardEnsemble(torch.nn.Module):
             calibration = replace(calibration, aggregate=settings.aggregate)
         return cls(members, tokenizer, calibration)
 
+    def compute_in(self, precision: Precision) -> None:
+        """Have the members' backbones compute so; their heads, and what becomes of scores, in single precision."""
+        self.precision = precision
+        self.float()
+        for each in self.members.models:
+            model: Any = each
+            scorer = model.get_base_model() if self.members.adapters else model
+            precision.prepare(scorer.base_model)
+
     def become(self, other: RewardEnsemble) -> None:
         """Take over another ensemble's members and calibration, wherever this one is used."""
         device = self.centre.device
+        other.compute_in(self.precision)
         self.members = other.members.to(device)
         self.centre, self.scale = other.centre.to(device), other.scale.to(device)
         self.rule, self.temperature = other.rule, other.temperature

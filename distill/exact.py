@@ -49,7 +49,8 @@ def save_exact(model: PreTrainedModel, base: PreTrainedModel, out: str | Path) -
         )
     tensors: dict[str, torch.Tensor] = {}
     for name, layer in linear_layers(model).items():
-        change = (layer.weight.detach() - theirs[name].weight.detach()).float().cpu()
+        # One may be on a GPU and the other not, and the base may be kept in 16 bits.
+        change = layer.weight.detach().float().cpu() - theirs[name].weight.detach().float().cpu()
         down, up = _factors(change, rank)
         tensors[f"{PREFIX}{name}.lora_A.weight"] = down
         tensors[f"{PREFIX}{name}.lora_B.weight"] = up

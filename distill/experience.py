@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from distill.precision import SINGLE, Precision
 from distill.rollout import Rollout
 
 
@@ -17,6 +18,7 @@ class Settings:
     towards, over about `kl_horizon` episodes. max_kl: the throttle; training ends before the KL from the reference
     passes it. part: prompts that go through the model together, halved where memory does not suffice. answers: to each
     prompt; with more than one they are compared with each other, and not with a critic.
+    precision: what the models compute in. gradient_checkpointing: activations are recomputed rather than kept.
     """
 
     entropy_bonus: float = 0.0
@@ -25,6 +27,8 @@ class Settings:
     max_kl: float | None = None
     part: int = 64
     answers: int = 1
+    precision: Precision = SINGLE
+    gradient_checkpointing: bool = False
 
 
 @dataclass(frozen=True)

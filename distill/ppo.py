@@ -23,6 +23,7 @@ from distill.known import KnownReward
 from distill.optimizer import optimizer_for, trainable
 from distill.ppo_trainer import PPOConfig, PPOTrainer
 from distill.practice import Hardest, Practice, Prompt
+from distill.precision import Precision
 from distill.progress import Progress
 from distill.refresh import Watched
 from distill.sharding import whole_weights
@@ -70,7 +71,7 @@ def train_ppo(
     Metrics: episodes, reward_before, reward_after (means of sampled answers' conservative reward), kl and
     entropy at the end in nats an episode, throttled, prompts and attacks among them, attack_share (that of the tokens),
     tokens and parameters of the agent and (reward_tokens, reward_parameters) of the ensemble, tokens_per_episode,
-    episodes_per_second (of this process's own time), and the watch's.
+    episodes_per_second (of this process's own time), precision (what linear layers computed in), and the watch's.
     Raises InputError for unusable inputs and StageError if training diverged.
     """
     if not questions:
@@ -106,6 +107,7 @@ def train_ppo(
         seconds = time.monotonic() - begun
         _publish(policy, trainer, base, adapter_config, out)
     return _metrics(trainer, watch, settings, len(ensemble.centre), seconds) | {
+        "precision": Precision.of(settings.precision).name,
         "parameters": parameters(policy),
         "reward_parameters": ensemble.parameters_of_member(),
     }
@@ -155,11 +157,6 @@ def _metrics(
     return metrics | seen | ended
 
 
-def has_bf16() -> bool:
-    """Whether the device computes in bfloat16. Never on a CPU, where it is slower than single precision."""
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-
-
 def processes() -> int:
     """How many processes share this training, as their launcher tells each of them."""
     return int(os.environ.get("WORLD_SIZE", "1"))
@@ -197,7 +194,15 @@ class Parts(NamedTuple):
 def make_trainer(parts: Parts, **ours: Any) -> PPOTrainer:
     """The trainer with everything off that prints, logs or samples for show; `ours` goes to its own part."""
     ppo = parts.settings
-    settings = Settings(ppo.entropy_bonus, ppo.kl_target, max_kl=ppo.max_kl, part=ppo.part, answers=ppo.answers)
+    settings = Settings(
+        ppo.entropy_bonus,
+        ppo.kl_target,
+        max_kl=ppo.max_kl,
+        part=ppo.part,
+        answers=ppo.answers,
+        precision=Precision.of(ppo.precision),
+        gradient_checkpointing=ppo.gradient_checkpointing,
+    )
     ours = {"score": KnownReward(parts.ensemble.rewards, {}), **ours}
     return PPOTrainer(prompts=parts.prompts, settings=settings, **ours, **trl_arguments(parts))
 
@@ -230,8 +235,9 @@ def trl_arguments(parts: Parts) -> dict[str, Any]:
             # An episode is one action and an end: nothing to be gained by trusting the critic about the end.
             lam=1.0,
             cliprange_value=1.0,
+            # Neither does anything in TRL's loop; ours has settings of its own (see `distill.precision`).
             gradient_checkpointing=False,
-            bf16=has_bf16(),
+            bf16=False,
         ),
         "processing_class": tokenizer,
         "model": policy,

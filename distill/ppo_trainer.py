@@ -112,6 +112,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
 
         TRL's batch sizes are in episodes, of which each prompt gives `settings.answers`.
         """
+        self._make_ready(settings, **trl)
         with _our_wrapper():
             super().__init__(**trl)
         self.remove_callback(PrinterCallback)
@@ -128,6 +129,15 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         self.update = 0
         self.places: list[int] = []  # of the update's prompts, this process's share
         self.throttled = self.collapsed = False
+
+    @staticmethod
+    def _make_ready(settings: Settings, model: Any, ref_model: Any, reward_model: Any, **_: Any) -> None:
+        """Have all models compute as the settings say."""
+        settings.precision.prepare(model)
+        settings.precision.prepare(ref_model)
+        reward_model.compute_in(settings.precision)
+        if settings.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
 
     @property
     def inner(self) -> ActorCritic:
@@ -170,17 +180,19 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         """This process's share of the update's prompts, answered by the policy."""
         draws, tokenizer = self.draws, self.processing_class
         self.places = self.practice.places(self.update, draws.prompts)[draws.rank :: draws.world]
-        with self._precision():
-            rollout = roll_out(
-                self.inner,
-                [self.prompts[place] for place in self.places],
-                draws.answers(self.update, self.args.response_length),
-                self.args.temperature,
-                tokenizer.eos_token_id,
-                tokenizer.pad_token_id,
-                self.part.rows,
-                together=draws.world > 1,
-            )
+        # Where activations are recomputed, transformers' layers keep no cache of keys and values while they train.
+        self.model.eval()
+        rollout = roll_out(
+            self.inner,
+            [self.prompts[place] for place in self.places],
+            draws.answers(self.update, self.args.response_length),
+            self.args.temperature,
+            tokenizer.eos_token_id,
+            tokenizer.pad_token_id,
+            self.part.rows,
+            together=draws.world > 1,
+        )
+        self.model.train()
         rollout = replace(rollout, version=self.update)
         attacked = [number for number, place in enumerate(self.places) if self.practice.is_attack(place)]
         counts = torch.tensor([rollout.tokens(), rollout.tokens(attacked)])
@@ -200,8 +212,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         reference, values = torch.zeros_like(rollout.logprobs), rollout.values
         for part in self._parts(rollout):
             ids, positions, extra = part.rows
-            with self._precision():
-                logits = at_positions(self.ref_model, ids, positions, **extra)
+            logits = at_positions(self.ref_model, ids, positions, **extra)
             answers = rollout.answers[part.places].to(logits.device)
             reference[part.places] = chosen(logits, part.states, answers, args.temperature).logprobs.cpu()
         kl = torch.where(mask, kl_of(rollout.logprobs, reference, args.kl_estimator), 0.0)
@@ -258,8 +269,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         spare = [next(self._parts(rollout, [0]))] * lacking if lacking else []
         for number, ((ids, positions, extra), states, places) in enumerate([*pieces, *spare]):
             with self._accumulating(last=number + 1 == len(pieces) + lacking):
-                with self._precision():
-                    logits, values = self.model(ids, positions, **extra)
+                logits, values = self.model(ids, positions, **extra)
                 device = logits.device
                 answers, mask = rollout.answers[places].to(device), rollout.mask[places].to(device)
                 if number >= len(pieces):
@@ -305,15 +315,9 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         each = self.accelerator.gather(torch.tensor([number], device=self.accelerator.device))
         return int(each.max())
 
-    def _precision(self) -> AbstractContextManager[Any]:
-        """bf16 where it was asked for and the device has it."""
-        if self.args.bf16 and self.accelerator.device.type == "cuda":
-            return torch.autocast("cuda", dtype=torch.bfloat16)
-        return nullcontext()
-
     def _check_drift(self, change: torch.Tensor) -> None:
         drift = float(change.detach().abs().max()) if change.numel() else 0.0
-        limit = DRIFT_MIXED if self.args.bf16 else DRIFT
+        limit = DRIFT_MIXED if self.settings.precision.mixed else DRIFT
         if math.isnan(drift):
             raise StageError("PPO diverged: its log-probabilities are no numbers; lower distill.ppo.learning_rate")
         if not drift <= limit:

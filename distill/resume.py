@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from amplification.errors import StageError
 from amplification.question import digest
 from distill import ppo_state
+from distill.precision import SINGLE
 
 if TYPE_CHECKING:
     from distill.ppo_trainer import PPOTrainer
@@ -33,6 +34,7 @@ def keep(trainer: PPOTrainer) -> None:
         "scored_tokens": trainer.scored_tokens(),
         "practice": trainer.practice.state(),
         "training": _identity(trainer),
+        "precision": trainer.settings.precision.name,
     }
     state = ppo_state.collect(trainer.inner, trainer.optimizer, values)
     if main:
@@ -45,6 +47,9 @@ def carry_on(trainer: PPOTrainer) -> None:
     if state is None:
         return
     try:
+        written, now = state.values.get("precision", SINGLE.name), trainer.settings.precision.name
+        if written != now:
+            raise ValueError(f"the state was written by a training in {written}, and this one is in {now}")
         if state.values.get("training") != _identity(trainer):
             raise ValueError("the state is of another training")
         values = ppo_state.apply(state, trainer.inner, trainer.optimizer)

@@ -110,10 +110,11 @@ def load_policy(base: str | Path, agent: str | Path | None, settings: AdapterCon
         require_safetensors(agent)
         if is_adapter(agent) == (settings.method == "full"):
             raise InputError(agent, f"not what adapter.method '{settings.method}' trains on", "keep one method a run")
+    # Whole weights are trained in single precision, whatever they are stored in: small steps would be rounded away.
     if settings.method == "full":
-        return load_base(agent or base)
+        return load_base(agent or base).float()
     if settings.method == "linear":
-        return only_linear_trained(load_merged(base, agent))
+        return only_linear_trained(load_merged(base, agent).float())
     if agent is None:
         return get_peft_model(load_base(base), lora_config(settings, "CAUSAL_LM"))  # type: ignore[no-any-return]
     policy: Any = PeftModel.from_pretrained(load_base(base), str(agent), is_trainable=True)

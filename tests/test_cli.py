@@ -100,6 +100,7 @@ def told(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str]:
         (("report", "no/such"), "no/such/config.yaml: there is no run here"),
         (("bench", "speed"), "WHAT cannot be 'speed'; choose from throughput"),
         (("bench", "throughput", "--repeats", "0"), "--repeats is 0"),
+        (("bench", "ppo", "--size", "7b"), "--size cannot be '7b'; choose from embedded, 100m"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(

@@ -14,7 +14,7 @@ from typing import Annotated
 import tyro
 from tyro.extras import literal_type_from_choices
 
-from amplification.benchmarks.base import Measured, Settings
+from amplification.benchmarks.base import Measured, Settings, Size
 
 BENCHMARKS = MappingProxyType(
     {
@@ -45,6 +45,8 @@ class BenchOptions:
     """Agent calls of one episode, all distinct; each benchmark has a number of its own if not given."""
     repeats: int | None = None
     """Interleaved repeats, of which the medians are told."""
+    size: Size = "embedded"
+    """Model that `ppo` trains: the demo's, or one of 113 million parameters, which needs a GPU."""
     json: bool = False
     """One JSON object on standard output."""
 

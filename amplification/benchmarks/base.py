@@ -5,9 +5,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from amplification.errors import InputError
 from amplification.serving.config import ServingConfig
+
+# Models whose PPO is measured: that of the demo, and one that wants a GPU.
+Size = Literal["embedded", "100m"]
 
 
 @dataclass(frozen=True)
@@ -15,13 +19,14 @@ class Settings:
     """The options that benchmarks share. None stands for the benchmark's own number.
 
     run: folder of a run whose last agent is measured; a benchmark that needs a model makes a tiny one otherwise.
-    calls: agent calls of one episode; repeats: interleaved repeats, of which the medians are told.
+    calls: agent calls of one episode; repeats: interleaved repeats, of which the medians are told. size: PPO's model.
     """
 
     serving: ServingConfig
     run: Path | None = None
     calls: int | None = None
     repeats: int | None = None
+    size: Size = "embedded"
 
     def calls_within(self, default: int, least: int, most: int) -> int:
         """The number of calls. Raises InputError if it is not from `least` to `most`."""

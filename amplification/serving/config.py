@@ -74,7 +74,8 @@ class ServingConfig(BaseModel):
     many calls in a row are for one model; the prefix cache survives the change). `lora` keeps up to `max_loras`
     adapters beside the base and mixes them in one batch. `auto` is merge on a CPU, lora on a GPU. transformers merges.
     kv_cache_gib: on a GPU, None takes most of what is free.
-    dtype: `auto` is the type that the weights are stored in.
+    dtype: `auto` is the type that the weights are stored in; on a GPU with adapters beside the base, whose kernels take
+    16 bits alone, bfloat16 in place of float32.
     enforce_eager: None compiles on a GPU only (on a CPU compiling costs half a minute a start).
     seed: draws at a temperature above 0 depend on it, the prompt and the call's `sample`, not on their batch.
     script: for the scripted back end, a JSON file that maps prompts to completions.

@@ -18,6 +18,7 @@ from amplification.serving.flow import Flow, Ticket
 from amplification.serving.process import same_process_settings, same_random_state, unbound_memory
 from amplification.serving.schema import Schemas
 from amplification.serving.text import Text
+from amplification.serving.vllm_device import memory_share, served_dtype
 from amplification.serving.vllm_queue import Queue
 from amplification.serving.vllm_weights import change_weights
 
@@ -60,6 +61,8 @@ class Engine:
         try:
             with same_process_settings(), same_random_state():
                 return self._open(base, max_model_len)
+        except InputError:
+            raise
         except MemoryError as error:
             raise ServingError(f"no memory for {base.folder}: lower serving.kv_cache_gib") from error
         except Exception as error:
@@ -91,7 +94,8 @@ class Engine:
         if not self.merges:
             options |= {"enable_lora": True, "max_loras": settings.max_loras, "max_lora_rank": settings.max_lora_rank}
         if not on_cpu:
-            return LLM(**options)
+            options["dtype"] = served_dtype(settings.dtype, base.dtype, adapters_beside=not self.merges)
+            return LLM(**options, gpu_memory_utilization=memory_share())
         from amplification.serving.vllm_lora import grouped_lora
 
         with unbound_memory(), grouped_lora():
