@@ -112,6 +112,9 @@ def _check_ppo(config: RunConfig, where: str) -> None:
     if ppo.watch.every and ppo.processes > 1:
         problem = f"'distill.ppo.processes' is {ppo.processes}, and H^A can watch one process only"
         raise InputError(where, problem, "set it to 1, or 'distill.ppo.watch.every' to 0")
+    if ppo.rollouts_sleep and ppo.rollouts != "vllm":
+        problem = f"'distill.ppo.rollouts_sleep' is set, and 'distill.ppo.rollouts' is '{ppo.rollouts}'"
+        raise InputError(where, problem, "set that to 'vllm'; nothing else sleeps")
     if config.distill.reward.refresh.most and not ppo.watch.every:
         problem = "'distill.reward.refresh' needs somebody who looks at PPO"
         raise InputError(where, problem, "set 'distill.ppo.watch.every' to 4, say")

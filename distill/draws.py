@@ -35,6 +35,10 @@ class Draws:
             for step in range(steps)
         ]
 
+    def seeds(self, update: int) -> list[int]:
+        """A seed for each of this process's rows, for a sampler that makes its own noise."""
+        return [self._number(update, "seed", place) for place in range(self.batch)][self.rank :: self.world]
+
     def minibatches(self, update: int, epoch: int, size: int) -> Iterator[list[int]]:
         """Places, among this process's rows, of each minibatch of `size` rows over all processes; may be none."""
         order = list(range(self.batch))

@@ -258,6 +258,7 @@ class Iteration:
 
             distill = self.config.distill
             train: Callable[..., Metrics] = train_ppo if distill.ppo.processes == 1 else train_in_processes
+            train = partial(train, serving=self.config.serving)
             if distill.ppo.watch.every:
                 train = partial(train, watched=self._watched(turn, previous, labels, reward))
             share = distill.adversary.share if distill.adversary.enabled else 0.0

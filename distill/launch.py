@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from amplification.errors import InputError, StageError
+from amplification.serving.config import ServingConfig
 from distill.config import AdapterConfig, PPOSettings
 from distill.progress import Progress
 
@@ -34,6 +35,7 @@ def train_in_processes(
     seed: int,
     progress: Progress,
     state: Path | None = None,
+    serving: ServingConfig | None = None,
 ) -> dict[str, Any]:
     """`distill.ppo.train_ppo` in `settings.processes` processes; what it learns is the same within rounding.
 
@@ -57,6 +59,7 @@ def train_in_processes(
                     "out": str(out),
                     "seed": seed,
                     "state": str(state) if state else None,
+                    "serving": (serving or ServingConfig()).model_dump(mode="json"),
                     "result": str(result),
                 }
             ),
@@ -129,6 +132,7 @@ def work(job: Path) -> None:
         given["seed"],
         progress,
         Path(given["state"]) if given["state"] else None,
+        serving=ServingConfig.model_validate(given["serving"]),
     )
     if main:
         partial = Path(given["result"]).with_suffix(".partial")

@@ -21,7 +21,7 @@ import torch
 from transformers import PrinterCallback
 
 from amplification.errors import StageError
-from distill import resume
+from distill import resume, served
 from distill.actor_critic import ActorCritic
 from distill.advantage import (
     KLController,
@@ -86,14 +86,16 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         state_folder: Path | None = None,
         keep_state: Callable[[int], bool] = lambda update: False,
         monitor: Monitor | None = None,
+        engine: served.Served | None = None,
         **trl: Any,
     ) -> None:
-        """`keep_state(update)` says whether to write the state after so many updates; `trl` goes to TRL's trainer."""
+        """`keep_state(update)` says whether to write the state after so many updates; `engine` draws the rollouts,
+        which the policy itself does without; `trl` goes to TRL's trainer."""
         with _our_wrapper():
             super().__init__(**trl)
         self.remove_callback(PrinterCallback)
         self.prompts, self.score, self.settings, self.on_update = prompts, score, settings, on_update
-        self.state_folder, self.keep_state, self.monitor = state_folder, keep_state, monitor
+        self.state_folder, self.keep_state, self.monitor, self.engine = state_folder, keep_state, monitor, engine
         self.controller = KLController(self.args.kl_coef, settings.kl_target, settings.kl_horizon)
         self.throttle, self.collapse = Throttle(settings.max_kl), Collapse()
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
@@ -144,11 +146,16 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
     def sample(self) -> Rollout:
         """This process's share of the update's prompts, answered by the policy."""
         prompts = [self.prompts[place] for place in self.draws.places(self.update)]
+        rollout = self._drawn(prompts) if self.engine is None else served.sample(self, self.engine, prompts)
+        self.tokens += rollout.tokens() * self.accelerator.num_processes
+        return replace(rollout, version=self.update)
+
+    def _drawn(self, prompts: Sequence[Sequence[int]]) -> Rollout:
         vocabulary = self.inner.policy.config.vocab_size
         noise = self.draws.noise(self.update, self.args.response_length, vocabulary)
         tokenizer = self.processing_class
-        with self._precision():
-            rollout = roll_out(
+        with self.precision():
+            return roll_out(
                 self.inner,
                 prompts,
                 noise,
@@ -157,8 +164,6 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
                 tokenizer.pad_token_id,
                 self.part.rows,
             )
-        self.tokens += rollout.tokens() * self.accelerator.num_processes
-        return replace(rollout, version=self.update)
 
     @torch.no_grad()
     def assess(self, rollout: Rollout) -> Experience:
@@ -171,8 +176,8 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         if args.missing_eos_penalty is not None:
             scores = torch.where(rollout.ended, scores, scores - args.missing_eos_penalty)
         reference, values = torch.zeros_like(rollout.logprobs), rollout.values
-        for part, ids, positions in self._parts(rows, rollout):
-            with self._precision():
+        for part, ids, positions in self.parts_of(rows, rollout):
+            with self.precision():
                 logits = at_positions(self.ref_model, ids, positions)
             reference[part] = chosen(logits.cpu(), rollout.answers[part], args.temperature)[0]
         kl = torch.where(mask, kl_of(rollout.logprobs, reference, args.kl_estimator), 0.0)
@@ -219,13 +224,13 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         rollout, args = experience.rollout, self.args
         self.optimizer.zero_grad()
         totals = torch.zeros(4)
-        pieces = list(self._parts(rows, rollout, mine))
+        pieces = list(self.parts_of(rows, rollout, mine))
         # Processes wait for each other in each piece, so all have as many; what they lack is a row that counts nothing.
         lacking = self.most(max(1, len(pieces))) - len(pieces)
-        spare = [next(self._parts(rows, rollout, [0]))] * lacking if lacking else []
+        spare = [next(self.parts_of(rows, rollout, [0]))] * lacking if lacking else []
         for place, (part, ids, positions) in enumerate([*pieces, *spare]):
             with self._accumulating(last=place + 1 == len(pieces) + lacking):
-                with self._precision():
+                with self.precision():
                     logits, values = self.model(ids, positions)
                 device = logits.device
                 answers, mask = rollout.answers[part].to(device), rollout.mask[part].to(device)
@@ -234,7 +239,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
                 logprobs, entropy = chosen(logits, answers, args.temperature)
                 change = torch.where(mask, logprobs - rollout.logprobs[part].to(device), 0.0)
                 if check:
-                    self._check_drift(change)
+                    self.check_drift(change)
                 surrogate = policy_losses(change.exp(), experience.advantages[part].to(device), args.cliprange)
                 old, returns = experience.values[part].to(device), experience.returns[part].to(device)
                 error = value_losses(values, old, returns, args.cliprange_value)
@@ -250,7 +255,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         """Gradients are added up, and shared with the other processes with the last piece."""
         return nullcontext() if last else self.accelerator.no_sync(self.model)
 
-    def _parts(
+    def parts_of(
         self, rows: Sequence[Sequence[int]], rollout: Rollout, among: Sequence[int] | None = None
     ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
         """Places of rows, their token ids [n, T] padded on the right, and where their answers are predicted [n, R]."""
@@ -275,13 +280,14 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         each = self.accelerator.gather(torch.tensor([number], device=self.accelerator.device))
         return int(each.max())
 
-    def _precision(self) -> AbstractContextManager[Any]:
+    def precision(self) -> AbstractContextManager[Any]:
         """bf16 where it was asked for and the device has it."""
         if self.args.bf16 and self.accelerator.device.type == "cuda":
             return torch.autocast("cuda", dtype=torch.bfloat16)
         return nullcontext()
 
-    def _check_drift(self, change: torch.Tensor) -> None:
+    def check_drift(self, change: torch.Tensor) -> None:
+        """Raises StageError for differences of log-probabilities that are no rounding."""
         drift = float(change.detach().abs().max()) if change.numel() else 0.0
         limit = DRIFT_MIXED if self.args.bf16 else DRIFT
         if not drift <= limit:
@@ -311,6 +317,8 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
             "objective/entropy": self._mean(-(rollout.logprobs * rollout.mask).sum(1)),
             "objective/unfinished": self._mean((~rollout.ended).float()),
             "kl_coefficient": self.controller.coefficient,
+            "rollout/version": rollout.version,
+            "rollout/drift": rollout.drift,
             **losses,
         }
         if not all(abs(value) < float("inf") for value in entry.values()):

@@ -21,7 +21,8 @@ class Rollout:
 
     answers [n, R] are padded behind their end; mask [n, R] is True on answer tokens, the end included; logprobs [n, R]
     are those they were drawn with (at the sampling temperature) and values [n, R] the critic's, both 0 where masked;
-    ended [n]: the answer has an end; version: updates that the policy which drew them had had.
+    ended [n]: the answer has an end; version: updates that the policy which drew them had had; drift: how far a
+    serving engine's log-probabilities were from the trainer's, in nats.
     """
 
     prompts: Sequence[Sequence[int]]
@@ -31,6 +32,7 @@ class Rollout:
     values: torch.Tensor
     ended: torch.Tensor
     version: int = 0
+    drift: float = 0.0
 
     def rows(self) -> list[list[int]]:
         """Token ids of each prompt with its answer, without padding."""

@@ -50,6 +50,7 @@ def job(folder: Path, base: Path, reward: Path, name: str) -> Path:
                 "seed": 1,
                 "state": str(folder / f"{name}.state"),
                 "result": str(folder / f"{name}.metrics.json"),
+                "serving": {},
             }
         )
     )
