@@ -142,7 +142,7 @@ class PPOSettings(Settings):
     entropy_bonus: float = Field(default=0.0, ge=0)
     kl_target: float | None = Field(default=None, gt=0)  # nats an episode; the KL coefficient is moved towards it
     max_kl: float | None = Field(default=None, gt=0)  # the throttle: training ends before the KL passes it
-    # Who answers the prompts: the policy itself through transformers, or a vLLM engine that is given it anew each update.
+    # Who answers the prompts: the policy itself, through transformers, or a vLLM engine that gets it anew each update.
     rollouts: Literal["transformers", "vllm"] = "transformers"
     rollouts_sleep: bool = False  # that engine gives its memory back while PPO trains (on a CPU there is none to give)
     part: int = Field(default=64, ge=1)  # rows that go through the model at once; halved where memory does not suffice

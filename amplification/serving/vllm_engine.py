@@ -238,7 +238,8 @@ class Engine:
             return
         self._open_engines.discard(self)
         core = self._llm.llm_engine.engine_core.engine_core
-        if self._open_engines:  # its own shutdown would take the process group from under the others
+        # Its own shutdown would take the process group from under the others, or from under the trainer.
+        if self._open_engines or self._more.get("distributed_executor_backend") == "external_launcher":
             core.model_executor.shutdown()
             core.scheduler.shutdown()
         else:

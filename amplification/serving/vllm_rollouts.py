@@ -1,4 +1,4 @@
-"""VLLMRollouts: a vLLM engine in the trainer's process that draws rollouts, with an adapter that changes all the time."""
+"""VLLMRollouts: a vLLM engine beside the trainer that draws rollouts with an adapter of every update."""
 
 from __future__ import annotations
 
