@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -147,6 +148,8 @@ class PPOSettings(Settings):
     rollouts_sleep: bool = False  # that engine gives its memory back while PPO trains (on a CPU there is none to give)
     part: int = Field(default=64, ge=1)  # rows that go through the model at once; halved where memory does not suffice
     processes: int = Field(default=1, ge=1)  # that share each batch (accelerate's data parallelism)
+    # A file of accelerate's that says how they are started, on how many machines, and who has which weights.
+    accelerate: Path | None = None
     checkpoint_seconds: float = Field(default=60.0, ge=0)  # between states from which a killed training carries on
     watch: WatchConfig = WatchConfig()
 
