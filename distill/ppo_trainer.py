@@ -21,7 +21,7 @@ import torch
 from transformers import PrinterCallback
 
 from amplification.errors import StageError
-from distill import resume, served
+from distill import resume
 from distill.actor_critic import ActorCritic
 from distill.advantage import (
     KLController,
@@ -38,6 +38,7 @@ from distill.draws import Draws
 from distill.experience import Experience, Settings
 from distill.memory import Part
 from distill.rollout import Rollout, answer_positions, at_positions, chosen, parts, roll_out
+from distill.served import Served, as_rollout
 from distill.weights import padded
 
 with warnings.catch_warnings():
@@ -86,7 +87,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         state_folder: Path | None = None,
         keep_state: Callable[[int], bool] = lambda update: False,
         monitor: Monitor | None = None,
-        engine: served.Served | None = None,
+        engine: Served | None = None,
         **trl: Any,
     ) -> None:
         """`keep_state(update)` says whether to write the state after so many updates; `engine` draws the rollouts,
@@ -146,7 +147,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
     def sample(self) -> Rollout:
         """This process's share of the update's prompts, answered by the policy."""
         prompts = [self.prompts[place] for place in self.draws.places(self.update)]
-        rollout = self._drawn(prompts) if self.engine is None else served.sample(self, self.engine, prompts)
+        rollout = self._drawn(prompts) if self.engine is None else self._served(self.engine, prompts)
         self.tokens += rollout.tokens() * self.accelerator.num_processes
         return replace(rollout, version=self.update)
 
@@ -154,7 +155,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         vocabulary = self.inner.policy.config.vocab_size
         noise = self.draws.noise(self.update, self.args.response_length, vocabulary)
         tokenizer = self.processing_class
-        with self.precision():
+        with self._precision():
             return roll_out(
                 self.inner,
                 prompts,
@@ -164,6 +165,27 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
                 tokenizer.pad_token_id,
                 self.part.rows,
             )
+
+    @torch.no_grad()
+    def _served(self, engine: Served, prompts: Sequence[Sequence[int]]) -> Rollout:
+        """Answers by a serving engine, with the log-probabilities and values of the policy here, which learns by them.
+
+        Raises StageError where the engine's log-probabilities are others.
+        """
+        tokenizer, longest, heat = self.processing_class, self.args.response_length, self.args.temperature
+        end, seeds = tokenizer.eos_token_id, self.draws.seeds(self.update)
+        drawn = engine.draw(self.update, prompts, seeds, 1, heat, longest, end)
+        theirs = as_rollout(prompts, drawn, longest, end, tokenizer.pad_token_id)
+        logprobs, values = torch.zeros_like(theirs.logprobs), torch.zeros_like(theirs.values)
+        for part, ids, positions in self._parts(theirs.rows(), theirs):
+            with self._precision():
+                logits, states = self.inner(ids, positions)
+            logprobs[part] = chosen(logits.cpu(), theirs.answers[part], heat)[0]
+            values[part] = states.cpu()
+        logprobs, values = (torch.where(theirs.mask, each, 0.0) for each in (logprobs, values))
+        change = logprobs - theirs.logprobs
+        self._check_drift(change)
+        return replace(theirs, logprobs=logprobs, values=values, drift=float(change.abs().max()))
 
     @torch.no_grad()
     def assess(self, rollout: Rollout) -> Experience:
@@ -176,8 +198,8 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         if args.missing_eos_penalty is not None:
             scores = torch.where(rollout.ended, scores, scores - args.missing_eos_penalty)
         reference, values = torch.zeros_like(rollout.logprobs), rollout.values
-        for part, ids, positions in self.parts_of(rows, rollout):
-            with self.precision():
+        for part, ids, positions in self._parts(rows, rollout):
+            with self._precision():
                 logits = at_positions(self.ref_model, ids, positions)
             reference[part] = chosen(logits.cpu(), rollout.answers[part], args.temperature)[0]
         kl = torch.where(mask, kl_of(rollout.logprobs, reference, args.kl_estimator), 0.0)
@@ -224,13 +246,13 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         rollout, args = experience.rollout, self.args
         self.optimizer.zero_grad()
         totals = torch.zeros(4)
-        pieces = list(self.parts_of(rows, rollout, mine))
+        pieces = list(self._parts(rows, rollout, mine))
         # Processes wait for each other in each piece, so all have as many; what they lack is a row that counts nothing.
         lacking = self.most(max(1, len(pieces))) - len(pieces)
-        spare = [next(self.parts_of(rows, rollout, [0]))] * lacking if lacking else []
+        spare = [next(self._parts(rows, rollout, [0]))] * lacking if lacking else []
         for place, (part, ids, positions) in enumerate([*pieces, *spare]):
             with self._accumulating(last=place + 1 == len(pieces) + lacking):
-                with self.precision():
+                with self._precision():
                     logits, values = self.model(ids, positions)
                 device = logits.device
                 answers, mask = rollout.answers[part].to(device), rollout.mask[part].to(device)
@@ -239,7 +261,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
                 logprobs, entropy = chosen(logits, answers, args.temperature)
                 change = torch.where(mask, logprobs - rollout.logprobs[part].to(device), 0.0)
                 if check:
-                    self.check_drift(change)
+                    self._check_drift(change)
                 surrogate = policy_losses(change.exp(), experience.advantages[part].to(device), args.cliprange)
                 old, returns = experience.values[part].to(device), experience.returns[part].to(device)
                 error = value_losses(values, old, returns, args.cliprange_value)
@@ -255,7 +277,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         """Gradients are added up, and shared with the other processes with the last piece."""
         return nullcontext() if last else self.accelerator.no_sync(self.model)
 
-    def parts_of(
+    def _parts(
         self, rows: Sequence[Sequence[int]], rollout: Rollout, among: Sequence[int] | None = None
     ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
         """Places of rows, their token ids [n, T] padded on the right, and where their answers are predicted [n, R]."""
@@ -280,14 +302,13 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         each = self.accelerator.gather(torch.tensor([number], device=self.accelerator.device))
         return int(each.max())
 
-    def precision(self) -> AbstractContextManager[Any]:
+    def _precision(self) -> AbstractContextManager[Any]:
         """bf16 where it was asked for and the device has it."""
         if self.args.bf16 and self.accelerator.device.type == "cuda":
             return torch.autocast("cuda", dtype=torch.bfloat16)
         return nullcontext()
 
-    def check_drift(self, change: torch.Tensor) -> None:
-        """Raises StageError for differences of log-probabilities that are no rounding."""
+    def _check_drift(self, change: torch.Tensor) -> None:
         drift = float(change.detach().abs().max()) if change.numel() else 0.0
         limit = DRIFT_MIXED if self.args.bf16 else DRIFT
         if not drift <= limit:

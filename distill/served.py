@@ -10,17 +10,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from amplification.serving.rollouts import Drawn, RolloutSampler
-from distill.rollout import Rollout, chosen
-
-if TYPE_CHECKING:
-    from distill.ppo_trainer import PPOTrainer
+from distill.rollout import Rollout
 
 
 class Served:
@@ -65,29 +60,6 @@ class Served:
         if self.version is not None:
             shutil.rmtree(self.folder / f"version-{self.version}")
         self.version = version
-
-
-@torch.no_grad()
-def sample(trainer: PPOTrainer, served: Served, prompts: Sequence[Sequence[int]], answers: int = 1) -> Rollout:
-    """The update's prompts answered by the engine, with the trainer's own log-probabilities and values.
-
-    Raises StageError where the engine's log-probabilities are others.
-    """
-    args, tokenizer = trainer.args, trainer.processing_class
-    seeds, longest = trainer.draws.seeds(trainer.update), args.response_length
-    end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-    drawn = served.draw(trainer.update, prompts, seeds, answers, args.temperature, longest, end)
-    theirs = as_rollout(prompts, drawn, longest, end, pad)
-    logprobs, values = torch.zeros_like(theirs.logprobs), torch.zeros_like(theirs.values)
-    for part, ids, positions in trainer.parts_of(theirs.rows(), theirs):
-        with trainer.precision():
-            logits, states = trainer.inner(ids, positions)
-        logprobs[part] = chosen(logits.cpu(), theirs.answers[part], args.temperature)[0]
-        values[part] = states.cpu()
-    drift = torch.where(theirs.mask, logprobs - theirs.logprobs, 0.0)
-    trainer.check_drift(drift)
-    kept = [torch.where(theirs.mask, each, 0.0) for each in (logprobs, values)]
-    return replace(theirs, logprobs=kept[0], values=kept[1], drift=float(drift.abs().max()))
 
 
 def as_rollout(

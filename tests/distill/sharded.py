@@ -15,6 +15,7 @@ from accelerate.state import DistributedType, PartialState
 from distill.launch import run_job
 
 if __name__ == "__main__":
+    del os.environ["ACCELERATE_USE_CPU"]
     os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
     PartialState._prepare_backend = lambda self, *_: ("gloo", DistributedType.MULTI_GPU)
     run_job(Path(sys.argv[1]))
