@@ -15,7 +15,7 @@ from amplification.errors import InputError
 from amplification.overseers.config import PROGRAM, OverseerConfig
 from amplification.tasks import TASKS
 from distill.config import RunConfig
-from distill.processes import read_processes
+from distill.processes import IN_PIECES, read_processes
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -111,8 +111,8 @@ def _check_ppo(config: RunConfig, where: str) -> None:
         problem = f"'distill.ppo.batch' is {ppo.batch}, which 'processes' times 'minibatches' ({shares}) do not divide"
         raise InputError(where, problem, f"set it to {max(1, ppo.batch // shares) * shares}")
     kind = read_processes(ppo.accelerate, ppo.processes).kind if ppo.accelerate else None
-    if kind == "FSDP" and config.distill.adapter.method == "linear":
-        problem = f"'distill.adapter.method' is 'linear', and {ppo.accelerate} has weights in pieces"
+    if kind in IN_PIECES and config.distill.adapter.method == "linear":
+        problem = f"'distill.adapter.method' is 'linear', and {ppo.accelerate} trains in pieces"
         raise InputError(where, problem, "set it to 'lora' or 'full', or use configs/accelerate/ddp.yaml")
     if ppo.watch.every and (ppo.processes > 1 or ppo.accelerate is not None):
         problem = f"'distill.ppo.processes' is {ppo.processes}, and H^A can watch one process of its own only"

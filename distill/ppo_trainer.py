@@ -39,6 +39,7 @@ from distill.experience import Experience, Settings
 from distill.memory import Part
 from distill.rollout import Rollout, answer_positions, at_positions, chosen, parts, roll_out
 from distill.served import Served, as_rollout
+from distill.sharding import own
 from distill.weights import padded
 
 with warnings.catch_warnings():
@@ -114,9 +115,9 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         return model
 
     @property
-    def trained(self) -> list[torch.nn.Parameter]:
-        """What training changes of the policy."""
-        return [parameter for parameter in self.inner.policy.parameters() if parameter.requires_grad]
+    def trained(self) -> list[torch.Tensor]:
+        """What training changes of the policy, as far as it lies on this process."""
+        return [own(parameter) for parameter in self.inner.policy.parameters() if parameter.requires_grad]
 
     def train(self) -> None:
         """All updates that are not done yet. Raises StageError for rewards or weights that are no numbers."""
@@ -275,6 +276,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
 
     def _accumulating(self, last: bool) -> AbstractContextManager[Any]:
         """Gradients are added up, and shared with the other processes with the last piece."""
+        self.accelerator.sync_gradients = last  # all that DeepSpeed goes by, which then makes the optimizer's step, too
         return nullcontext() if last else self.accelerator.no_sync(self.model)
 
     def _parts(
@@ -358,10 +360,14 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
 
 @contextmanager
 def _our_wrapper() -> Iterator[None]:
-    """TRL's set-up wraps policy and critic in a class of its module; inside, in ours."""
-    theirs = trl_ppo.PolicyAndValueWrapper
+    """TRL's set-up wraps policy and critic in a class of its module; inside, in ours.
+
+    And with DeepSpeed it makes engines of the models that are not trained; here they stay what they are.
+    """
+    theirs = trl_ppo.PolicyAndValueWrapper, trl_ppo.prepare_deepspeed
     trl_ppo.PolicyAndValueWrapper = ActorCritic
+    trl_ppo.prepare_deepspeed = lambda model, accelerator: model.to(accelerator.device)
     try:
         yield
     finally:
-        trl_ppo.PolicyAndValueWrapper = theirs
+        trl_ppo.PolicyAndValueWrapper, trl_ppo.prepare_deepspeed = theirs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from amplification.errors import InputError
 
 REMEDY = "start from a file in configs/accelerate"
 # One machine or several, weights whole or in pieces. Not what accelerate has beyond that: nobody has tried PPO on it.
-KINDS = ("NO", "MULTI_GPU", "FSDP")
+KINDS = ("NO", "MULTI_GPU", "FSDP", "DEEPSPEED")
+# Those whose optimizer sees pieces of matrices, and not matrices.
+IN_PIECES = ("FSDP", "DEEPSPEED")
 SECTIONS = {"fsdp_config": "fsdp_", "deepspeed_config": "", "dynamo_config": "dynamo_", "mpirun_config": ""}
 
 
@@ -75,6 +78,8 @@ def check_with_accelerate(file: Path) -> Namespace:
         config = load_config_from_file(str(file))
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(file, f"accelerate refuses it ({' '.join(str(error).split())[:160]})", REMEDY) from None
+    if config.distributed_type == "DEEPSPEED" and find_spec("deepspeed") is None:
+        raise InputError(file, "deepspeed is not installed", "install it, or use configs/accelerate/fsdp2.yaml")
     known: Namespace = launch_command_parser().parse_args(["--module", "distill.launch"])
     for section, prefix in SECTIONS.items():
         for key in getattr(config, section) or {}:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,11 @@ def test_accelerate_launches_what_a_file_says(file: Path) -> None:
 
     number = processes_for(file)
     plan = read_processes(file, number)
-    check_with_accelerate(file)
+    if plan.kind == "DEEPSPEED" and find_spec("deepspeed") is None:
+        with pytest.raises(InputError, match="deepspeed is not installed"):
+            check_with_accelerate(file)
+    else:
+        check_with_accelerate(file)
     command = plan.command(number, "distill.launch", Path("job.json"), machine=plan.machines - 1)
     assert command[1:3] == ["-m", "accelerate.commands.launch"]
     args, defaults, _ = _validate_launch_command(launch_command_parser().parse_args(command[3:]))
@@ -45,12 +50,14 @@ def test_accelerate_launches_what_a_file_says(file: Path) -> None:
     assert args.machine_rank == plan.machines - 1
     assert (args.multi_gpu, args.use_fsdp) == (plan.kind == "MULTI_GPU", plan.kind == "FSDP")
     assert str(defaults.distributed_type.value) == plan.kind
+    if plan.kind == "DEEPSPEED":
+        assert args.use_deepspeed and (args.zero_stage, args.gradient_clipping) == (int(file.stem[-1]), 1.0)
     if plan.kind == "FSDP":
         assert (args.fsdp_version, args.fsdp_auto_wrap_policy) == (2, "TRANSFORMER_BASED_WRAP")
 
 
 def test_there_is_a_file_for_each_way() -> None:
-    assert {file.stem for file in FILES} >= {"one_gpu", "ddp", "fsdp2", "several_nodes"}
+    assert {file.stem for file in FILES} >= {"one_gpu", "ddp", "fsdp2", "zero2", "zero3", "several_nodes"}
 
 
 @pytest.mark.parametrize(
@@ -103,16 +110,17 @@ def alike(one: Path, two: Path) -> None:
             assert torch.allclose(tensor, theirs[name], atol=2e-3), name
 
 
-@pytest.mark.parametrize(
-    ("stem", "adapter"),
-    [("ddp", LORA), ("fsdp2", LORA), ("fsdp2", FULL)],
-    ids=lambda each: getattr(each, "method", each),
-)
+WAYS = [("ddp", LORA), ("fsdp2", FULL)]
+if find_spec("deepspeed") is not None:  # on a CPU with DS_ACCELERATOR=cpu
+    WAYS += [("zero2", LORA), ("zero3", LORA), ("zero3", FULL)]
+
+
+@pytest.mark.parametrize(("stem", "adapter"), WAYS, ids=lambda each: getattr(each, "method", each))
 def test_two_processes_from_a_file_learn_what_one_learns(
     base: Path, reward: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stem: str, adapter: AdapterConfig
 ) -> None:
     """accelerate's own launcher, on a CPU with gloo."""
-    if stem == "fsdp2":
+    if stem != "ddp":
         monkeypatch.setattr(launch, "MODULE", "tests.distill.sharded")
     file = next(file for file in FILES if file.stem == stem)
     one = train_ppo(base, None, reward, digits(), adapter, SHORT, tmp_path / "one", 1, silent)
