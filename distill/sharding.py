@@ -7,6 +7,7 @@ safetensors, while the libraries' own formats for pieces are pickled.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -23,7 +24,7 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     return found.detach()
 
 
-def own(parameter: torch.nn.Parameter) -> torch.Tensor:
+def own(parameter: Any) -> torch.Tensor:
     """This process's piece of a parameter, or all of it where it is whole: what is written there is the parameter's."""
     found: torch.Tensor = parameter.ds_tensor if _by_zero(parameter) else parameter
     return found
@@ -45,5 +46,5 @@ def whole_weights(module: torch.nn.Module) -> Mapping[str, torch.Tensor] | None:
     return {name: whole(tensor).cpu() for name, tensor in state.items()}
 
 
-def _by_zero(tensor: torch.Tensor) -> bool:
+def _by_zero(tensor: Any) -> bool:
     return hasattr(tensor, "ds_tensor")
