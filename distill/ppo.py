@@ -292,8 +292,8 @@ def summary(
         "reward_tokens": tokens * members,
         # Who answered, with how many versions of the policy (one an update), and how far the two were apart.
         "rollouts": settings.rollouts,
-        "versions": len({entry["rollout/version"] for entry in history}),
-        "drift": max((entry["rollout/drift"] for entry in history), default=0.0),
+        "versions": len({entry.get("rollout/version") for entry in history}),
+        "drift": max((entry.get("rollout/drift", 0.0) for entry in history), default=0.0),
         "tokens_per_episode": tokens / max(episodes, 1),
         "episodes_per_second": episodes / max(seconds, 1e-9),
     }
