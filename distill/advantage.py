@@ -107,7 +107,7 @@ class Throttle:
         self._within: list[torch.Tensor] = []
 
     @torch.no_grad()
-    def passed(self, kl: float, trained: Sequence[torch.nn.Parameter]) -> bool:
+    def passed(self, kl: float, trained: Sequence[torch.Tensor]) -> bool:
         """Whether weights with this mean KL are beyond the bound; those that are not are remembered."""
         if self.most is None:
             return False

@@ -33,12 +33,12 @@ class Collapse:
         return len(last) == UPDATES and all(map(_dull, last))
 
     @torch.no_grad()
-    def remember(self, trained: Sequence[torch.nn.Parameter]) -> None:
+    def remember(self, trained: Sequence[torch.Tensor]) -> None:
         """These weights are good."""
         self._good = [parameter.detach().cpu().clone() for parameter in trained]
 
     @torch.no_grad()
-    def go_back(self, trained: Sequence[torch.nn.Parameter]) -> None:
+    def go_back(self, trained: Sequence[torch.Tensor]) -> None:
         """Put the last good weights back."""
         for parameter, good in zip(trained, self._good, strict=True):
             parameter.copy_(good.to(parameter.device))

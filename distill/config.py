@@ -200,12 +200,17 @@ class PPOSettings(Settings):
     entropy_bonus: float = Field(default=0.0, ge=0)
     kl_target: float | None = Field(default=None, gt=0)  # nats an episode; the KL coefficient is moved towards it
     max_kl: float | None = Field(default=None, gt=0)  # the throttle: training ends before the KL passes it
+    # Who answers the prompts: the policy itself, through transformers, or a vLLM engine that gets it anew each update.
+    rollouts: Literal["transformers", "vllm"] = "transformers"
+    rollouts_sleep: bool = False  # that engine gives its memory back while PPO trains (on a CPU there is none to give)
     part: int = Field(default=64, ge=1)  # prompts in the model at once; halved where memory does not suffice
     # Of linear layers; auto: bfloat16 on a GPU that has it.
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     # Recompute activations: less memory and a third more time, before `part` falls.
     gradient_checkpointing: bool = False
     processes: int = Field(default=1, ge=1)  # that share each batch (accelerate's data parallelism)
+    # A file of accelerate's that says how they are started, on how many machines, and who has which weights.
+    accelerate: Path | None = None
     checkpoint_seconds: float = Field(default=60.0, ge=0)  # between states from which a killed training carries on
     watch: WatchConfig = WatchConfig()
 

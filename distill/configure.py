@@ -15,6 +15,7 @@ from amplification.errors import InputError
 from amplification.overseers.config import PROGRAM, OverseerConfig
 from amplification.tasks import TASKS
 from distill.config import RunConfig
+from distill.processes import IN_PIECES, read_processes
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -132,9 +133,16 @@ def _check_ppo(config: RunConfig, where: str) -> None:
         factors = "'processes' times 'minibatches' times 'answers'"
         problem = f"'distill.ppo.batch' is {ppo.batch}, which {factors} ({shares}) do not divide"
         raise InputError(where, problem, f"set it to {max(1, ppo.batch // shares) * shares}")
-    if ppo.watch.every and ppo.processes > 1:
-        problem = f"'distill.ppo.processes' is {ppo.processes}, and H^A can watch one process only"
-        raise InputError(where, problem, "set it to 1, or 'distill.ppo.watch.every' to 0")
+    kind = read_processes(ppo.accelerate, ppo.processes).kind if ppo.accelerate else None
+    if kind in IN_PIECES and config.distill.adapter.method == "linear":
+        problem = f"'distill.adapter.method' is 'linear', and {ppo.accelerate} trains in pieces"
+        raise InputError(where, problem, "set it to 'lora' or 'full', or use configs/accelerate/ddp.yaml")
+    if ppo.watch.every and (ppo.processes > 1 or ppo.accelerate is not None):
+        problem = f"'distill.ppo.processes' is {ppo.processes}, and H^A can watch one process of its own only"
+        raise InputError(where, problem, "set it to 1 without 'accelerate', or 'distill.ppo.watch.every' to 0")
+    if ppo.rollouts_sleep and ppo.rollouts != "vllm":
+        problem = f"'distill.ppo.rollouts_sleep' is set, and 'distill.ppo.rollouts' is '{ppo.rollouts}'"
+        raise InputError(where, problem, "set that to 'vllm'; nothing else sleeps")
     if config.distill.reward.refresh.most and not ppo.watch.every:
         problem = "'distill.reward.refresh' needs somebody who looks at PPO"
         raise InputError(where, problem, "set 'distill.ppo.watch.every' to 4, say")

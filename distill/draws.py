@@ -27,6 +27,10 @@ class Draws:
         drawn = uniform(self.prompts * self.each, longest, self._number(update, "draw"))
         return drawn.view(self.prompts, self.each, longest)[self.rank :: self.world].reshape(-1, longest)
 
+    def seeds(self, update: int) -> list[int]:
+        """A seed for each of this process's prompts, for a sampler that makes its own draws."""
+        return [self._number(update, "seed", place) for place in range(self.prompts)][self.rank :: self.world]
+
     def minibatches(self, update: int, epoch: int, size: int) -> Iterator[list[int]]:
         """Places, among this process's prompts, of each minibatch of `size` prompts over all processes; may be none."""
         order = list(range(self.prompts))

@@ -20,6 +20,7 @@ from distill.config import RunConfig
 from distill.judgement import Judge
 from distill.labels import Labeller
 from distill.models import Ask, Models
+from distill.processes import check_with_accelerate
 from distill.progress import Progress, Reporter
 from distill.results import generation_result
 from distill.stage import Done, Metrics, RunFolder, Work, exclusive, state_of
@@ -281,7 +282,9 @@ class Iteration:
             from distill.ppo import train_ppo
 
             distill = self.config.distill
-            train: Callable[..., Metrics] = train_ppo if distill.ppo.processes == 1 else train_in_processes
+            alone = distill.ppo.processes == 1 and distill.ppo.accelerate is None
+            train: Callable[..., Metrics] = train_ppo if alone else train_in_processes
+            train = partial(train, serving=self.config.serving)
             if distill.ppo.watch.every:
                 train = partial(train, watched=self._watched(turn, previous, labels, reward))
             train = partial(train, attack_share=distill.adversary.practised)
@@ -423,6 +426,8 @@ def run(
     """
     from distill.collapsed import CollapsedIteration  # which is made from this module
 
+    if config.distill.ppo.accelerate is not None:
+        check_with_accelerate(config.distill.ppo.accelerate)  # now, and not when PPO's turn comes
     scheme = CollapsedIteration if config.scheme == "collapsed" else Iteration
     with exclusive(folder):
         iteration = scheme(config, folder, evaluator, reporter, until, only)

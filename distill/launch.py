@@ -8,20 +8,28 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from amplification.errors import InputError, StageError
+from amplification.serving.config import ServingConfig
 from distill.config import AdapterConfig, PPOSettings
 from distill.practice import Prompt
+from distill.processes import read_processes
 from distill.progress import Progress
+from distill.stage import write_atomically
 
 # Lines of what the processes wrote that are kept, to tell why they failed.
 LINES_KEPT = 200
+MODULE = "distill.launch"
+JOB = "job.json"
 
 
 def train_in_processes(
@@ -36,20 +44,26 @@ def train_in_processes(
     progress: Progress,
     state: Path | None = None,
     attack_share: float = 0.5,
+    serving: ServingConfig | None = None,
 ) -> dict[str, Any]:
     """`distill.ppo.train_ppo` in `settings.processes` processes; what it learns is the same within rounding.
 
-    Raises InputError if the batch cannot be shared out, StageError if a process dies (the others are then ended, and
-    the last written state is kept).
+    They are started as `settings.accelerate` says, or on this machine alone. Where that names several machines, the job
+    is a file in `state`, which the others must see (`distill.join`).
+    Raises InputError for a bad accelerate file or if the batch cannot be shared out, StageError if a process dies (the
+    others are then ended, and the last written state is kept).
     """
     if settings.batch % (settings.processes * settings.answers):
         problem = f"'distill.ppo.batch' is {settings.batch}, which {settings.processes} processes cannot share"
         raise InputError("configuration", problem, "make one a multiple of the other")
-    with tempfile.TemporaryDirectory() as folder:
-        job, result = Path(folder) / "job.json", Path(folder) / "metrics.json"
-        job.write_text(
+    plan = read_processes(settings.accelerate, settings.processes) if settings.accelerate else None
+    with _job_folder(state if plan and plan.machines > 1 else None) as folder:
+        job, result = folder / JOB, folder / "metrics.json"
+        write_atomically(
+            job,
             json.dumps(
                 {
+                    "id": uuid4().hex,
                     "base": str(base),
                     "adapter_in": str(adapter_in) if adapter_in else None,
                     "reward_folder": str(reward_folder),
@@ -60,25 +74,45 @@ def train_in_processes(
                     "seed": seed,
                     "state": str(state) if state else None,
                     "attack_share": attack_share,
+                    "serving": (serving or ServingConfig()).model_dump(mode="json"),
                     "result": str(result),
                 }
             ),
-            encoding="utf-8",
         )
-        _run(_command(settings.processes, job), progress, settings.episodes)
+        start = plan.command(settings.processes, MODULE, job) if plan else _command(settings.processes, job)
+        follow(start, progress, settings.episodes)
         if not result.is_file():
             raise StageError("PPO's processes ended without a result")
         metrics: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
         return metrics
 
 
+@contextmanager
+def _job_folder(state: Path | None) -> Iterator[Path]:
+    """Where a job's files are: in `state`, which other machines see too, or on this machine alone; gone afterwards."""
+    if state is None:
+        with tempfile.TemporaryDirectory() as scratch:
+            yield Path(scratch)
+        return
+    folder = state / "job"
+    shutil.rmtree(folder, ignore_errors=True)  # what a killed run left
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _command(processes: int, job: Path) -> list[str]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return [*launcher, "-m", "distill.launch", str(job)]
+    return [*launcher, "-m", MODULE, str(job)]
 
 
-def _run(command: Sequence[str], progress: Progress, episodes: int) -> None:
-    """Follow the processes to their end. Lines that are a number alone are the episodes done so far."""
+def follow(command: Sequence[str], progress: Progress, episodes: int) -> None:
+    """Start the processes and see them to their end. Lines that are a number alone are the episodes done so far.
+
+    Raises StageError with what they said if they fail; whatever ends this function early ends them, too.
+    """
     import torch
 
     environment = dict(os.environ)
@@ -138,6 +172,7 @@ def work(job: Path) -> None:
         progress,
         Path(given["state"]) if given["state"] else None,
         attack_share=given["attack_share"],
+        serving=ServingConfig.model_validate(given["serving"]),
     )
     if main:
         partial = Path(given["result"]).with_suffix(".partial")

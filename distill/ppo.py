@@ -15,6 +15,8 @@ from datasets import Dataset
 from transformers import DataCollatorWithPadding, GenerationConfig, PreTrainedTokenizerBase
 
 from amplification.errors import InputError, StageError
+from amplification.serving.config import ServingConfig
+from amplification.serving.vllm_rollouts import VLLMRollouts
 from distill.actor_critic import ValueHead
 from distill.config import AdapterConfig, PPOSettings
 from distill.ensemble import RewardEnsemble
@@ -26,6 +28,7 @@ from distill.practice import Hardest, Practice, Prompt
 from distill.precision import Precision
 from distill.progress import Progress
 from distill.refresh import Watched
+from distill.served import Served
 from distill.sharding import whole_weights
 from distill.trainer_arguments import quiet_arguments
 from distill.watch import Parts as WatchParts
@@ -61,13 +64,14 @@ def train_ppo(
     state: Path | None = None,
     watched: Watched | None = None,
     attack_share: float = 0.5,
+    serving: ServingConfig | None = None,
 ) -> dict[str, Any]:
     """Train the agent on the reward ensemble's reward of its own answers to `questions`; write it into `out`.
 
     A `Prompt` with H^A's answer is rewarded by it (`distill.known`). The KL penalty is to the agent it starts from,
     `adapter_in`. `state` is a folder from which a killed training carries on. With `watched`, and if `settings.watch`
     says so, H^A looks at the training (`distill.watch`). `attack_share`: at most so many of the prompts are attacks,
-    where prompts are drawn by what they earn.
+    where prompts are drawn by what they earn. `serving`: how vLLM runs where `settings.rollouts` come from it.
     Metrics: episodes, reward_before, reward_after (means of sampled answers' conservative reward), kl and
     entropy at the end in nats an episode, throttled, prompts and attacks among them, attack_share (that of the tokens),
     tokens and parameters of the agent and (reward_tokens, reward_parameters) of the ensemble, tokens_per_episode,
@@ -83,7 +87,7 @@ def train_ppo(
         ensemble = RewardEnsemble.load(base, reward_folder)
         policy = load_policy(base, adapter_in, adapter_config, seed)
         begun = time.monotonic()
-        trainer, watch = None, None
+        trainer, watch, engine = None, None, None
         if settings.episodes:
             reference = load_merged(base, adapter_in).requires_grad_(False)
             value = ValueHead(reference.config.hidden_size)
@@ -94,16 +98,23 @@ def train_ppo(
             if watched is not None and settings.watch.every:
                 begin = (base, policy, ensemble, reward_folder, tokenizer, texts, settings, seed)
                 watch = Watch(WatchParts(*begin), watched, (state or Path(scratch)) / "watch")
+            if settings.rollouts == "vllm":
+                engine = _engine(parts, base, adapter_config, serving or ServingConfig(), state or Path(scratch))
             trainer = make_trainer(
                 parts,
                 monitor=watch,
+                engine=engine,
                 score=KnownReward(watch.score if watch else ensemble.rewards, _known(tokenizer, prompts)),
                 practice=_practice(prompts, settings, seed, attack_share),
                 on_update=lambda episodes: progress(min(episodes, settings.episodes), settings.episodes),
                 state_folder=state,
                 keep_state=_every(settings.checkpoint_seconds),
             )
-            trainer.train()
+            try:
+                trainer.train()
+            finally:
+                if engine is not None:
+                    engine.close()
         seconds = time.monotonic() - begun
         _publish(policy, trainer, base, adapter_config, out)
     return _metrics(trainer, watch, settings, len(ensemble.centre), seconds) | {
@@ -123,6 +134,17 @@ def _known(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> dic
 def _practice(prompts: Sequence[Prompt], settings: PPOSettings, seed: int, attack_share: float) -> Practice:
     groups = [prompt.group for prompt in prompts]
     return Hardest(groups, seed, attack_share) if settings.prompts == "hardest" else Practice(groups, seed)
+
+
+def _engine(parts: Parts, base: str | Path, adapter: AdapterConfig, serving: ServingConfig, folder: Path) -> Served:
+    """A vLLM engine of this process's own, and what writes the policy for it."""
+
+    def write(out: Path) -> None:
+        save_policy(parts.policy, base, adapter, out, whole_weights(parts.policy))
+
+    longest = max(map(len, parts.prompts)) + parts.settings.answer_tokens + 1
+    sampler = VLLMRollouts(serving, str(base), longest, parts.settings.rollouts_sleep)
+    return Served(sampler, write, folder / "rollouts" / f"process-{os.environ.get('RANK', '0')}")
 
 
 def _publish(
@@ -292,9 +314,14 @@ def summary(
         "kl": mean("objective/kl", ended),
         "entropy": mean("objective/entropy", ended),
         # The policy's rollouts and the reference; each epoch trains the policy. The critic is a row of numbers on top.
-        "forward_tokens": tokens * 2,
+        # A serving engine's answers go through the policy once more.
+        "forward_tokens": tokens * (2 if settings.rollouts == "transformers" else 3),
         "train_tokens": tokens * settings.epochs,
         "reward_tokens": reward_tokens,
+        # Who answered, with how many versions of the policy (one an update), and how far the two were apart.
+        "rollouts": settings.rollouts,
+        "versions": len({entry.get("rollout/version") for entry in history}),
+        "drift": max((entry.get("rollout/drift", 0.0) for entry in history), default=0.0),
         "tokens_per_episode": tokens / max(episodes, 1),
         "episodes_per_second": episodes / max(seconds, 1e-9),
     }

@@ -41,6 +41,8 @@ from distill.experience import Experience, Settings
 from distill.memory import Part
 from distill.practice import Practice
 from distill.rollout import Rollout, at_positions, chosen, parts, roll_out
+from distill.served import Served, as_rollout
+from distill.sharding import own
 from distill.tree import Rows
 
 with warnings.catch_warnings():
@@ -106,9 +108,11 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         keep_state: Callable[[int], bool] = lambda update: False,
         monitor: Monitor | None = None,
         practice: Practice | None = None,
+        engine: Served | None = None,
         **trl: Any,
     ) -> None:
-        """`keep_state(update)` says whether to write the state after so many updates; `trl` goes to TRL's trainer.
+        """`keep_state(update)` says whether to write the state after so many updates; `engine` draws the rollouts,
+        which the policy itself does without; `trl` goes to TRL's trainer.
 
         TRL's batch sizes are in episodes, of which each prompt gives `settings.answers`.
         """
@@ -117,7 +121,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
             super().__init__(**trl)
         self.remove_callback(PrinterCallback)
         self.prompts, self.score, self.settings, self.on_update = prompts, score, settings, on_update
-        self.state_folder, self.keep_state, self.monitor = state_folder, keep_state, monitor
+        self.state_folder, self.keep_state, self.monitor, self.engine = state_folder, keep_state, monitor, engine
         self.controller = KLController(self.args.kl_coef, settings.kl_target, settings.kl_horizon)
         self.throttle, self.collapse = Throttle(settings.max_kl), Collapse()
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
@@ -146,9 +150,9 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         return model
 
     @property
-    def trained(self) -> list[torch.nn.Parameter]:
-        """What training changes of the policy."""
-        return [parameter for parameter in self.inner.policy.parameters() if parameter.requires_grad]
+    def trained(self) -> list[torch.Tensor]:
+        """What training changes of the policy, as far as it lies on this process."""
+        return [own(parameter) for parameter in self.inner.policy.parameters() if parameter.requires_grad]
 
     def train(self) -> None:
         """All updates that are not done yet. Raises StageError for rewards or weights that are no numbers."""
@@ -178,27 +182,53 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
 
     def sample(self) -> Rollout:
         """This process's share of the update's prompts, answered by the policy."""
-        draws, tokenizer = self.draws, self.processing_class
+        draws = self.draws
         self.places = self.practice.places(self.update, draws.prompts)[draws.rank :: draws.world]
-        # Where activations are recomputed, transformers' layers keep no cache of keys and values while they train.
-        self.model.eval()
-        rollout = roll_out(
-            self.inner,
-            [self.prompts[place] for place in self.places],
-            draws.answers(self.update, self.args.response_length),
-            self.args.temperature,
-            tokenizer.eos_token_id,
-            tokenizer.pad_token_id,
-            self.part.rows,
-            together=draws.world > 1,
-        )
-        self.model.train()
+        prompts = [self.prompts[place] for place in self.places]
+        rollout = self._drawn(prompts) if self.engine is None else self._served(self.engine, prompts)
         rollout = replace(rollout, version=self.update)
         attacked = [number for number, place in enumerate(self.places) if self.practice.is_attack(place)]
         counts = torch.tensor([rollout.tokens(), rollout.tokens(attacked)])
         tokens, of_attacks = (int(count) for count in self._total(counts))
         self.tokens, self.attack_tokens = self.tokens + tokens, self.attack_tokens + of_attacks
         return rollout
+
+    def _drawn(self, prompts: Sequence[Sequence[int]]) -> Rollout:
+        tokenizer = self.processing_class
+        # Where activations are recomputed, transformers' layers keep no cache of keys and values while they train.
+        self.model.eval()
+        rollout = roll_out(
+            self.inner,
+            prompts,
+            self.draws.answers(self.update, self.args.response_length),
+            self.args.temperature,
+            tokenizer.eos_token_id,
+            tokenizer.pad_token_id,
+            self.part.rows,
+            together=self.draws.world > 1,
+        )
+        self.model.train()
+        return rollout
+
+    @torch.no_grad()
+    def _served(self, engine: Served, prompts: Sequence[Sequence[int]]) -> Rollout:
+        """Answers by a serving engine, with the log-probabilities and values of the policy here, which learns by them.
+
+        Raises StageError where the engine's log-probabilities are others.
+        """
+        tokenizer, longest, heat = self.processing_class, self.args.response_length, self.args.temperature
+        end, seeds = tokenizer.eos_token_id, self.draws.seeds(self.update)
+        drawn = engine.draw(self.update, prompts, seeds, self.draws.each, heat, longest, end)
+        theirs = as_rollout(prompts, drawn, longest, end, tokenizer.pad_token_id)
+        logprobs, values = torch.zeros_like(theirs.logprobs), torch.zeros_like(theirs.values)
+        for (ids, positions, extra), states, places in self._parts(theirs):
+            logits, critic = self.inner(ids, positions, **extra)
+            logprobs[places] = chosen(logits, states, theirs.answers[places].to(logits.device), heat).logprobs.cpu()
+            values[places] = critic.gather(1, states.flatten(1)).view(-1, longest).cpu()
+        logprobs, values = (torch.where(theirs.mask, each, 0.0) for each in (logprobs, values))
+        change = logprobs - theirs.logprobs
+        self._check_drift(change)
+        return replace(theirs, logprobs=logprobs, values=values, drift=float(change.abs().max()))
 
     def scored_tokens(self) -> int:
         """How many tokens have been scored, by all processes."""
@@ -292,6 +322,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
 
     def _accumulating(self, last: bool) -> AbstractContextManager[Any]:
         """Gradients are added up, and shared with the other processes with the last piece."""
+        self.accelerator.sync_gradients = last  # all that DeepSpeed goes by, which then makes the optimizer's step, too
         return nullcontext() if last else self.accelerator.no_sync(self.model)
 
     def _parts(self, rollout: Rollout, among: Sequence[int] | None = None) -> Iterator[_Piece]:
@@ -347,6 +378,8 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
             "objective/entropy": self._mean(-(rollout.logprobs * rollout.mask).sum(1)),
             "objective/unfinished": self._mean((~rollout.ended).float()),
             "kl_coefficient": self.controller.coefficient,
+            "rollout/version": rollout.version,
+            "rollout/drift": rollout.drift,
             **losses,
         }
         if not all(abs(value) < float("inf") for value in entry.values()):
@@ -367,10 +400,14 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
 
 @contextmanager
 def _our_wrapper() -> Iterator[None]:
-    """TRL's set-up wraps policy and critic in a class of its module; inside, in ours."""
-    theirs = trl_ppo.PolicyAndValueWrapper
+    """TRL's set-up wraps policy and critic in a class of its module; inside, in ours.
+
+    And with DeepSpeed it makes engines of the models that are not trained; here they stay what they are.
+    """
+    theirs = trl_ppo.PolicyAndValueWrapper, trl_ppo.prepare_deepspeed
     trl_ppo.PolicyAndValueWrapper = ActorCritic
+    trl_ppo.prepare_deepspeed = lambda model, accelerator: model.to(accelerator.device)
     try:
         yield
     finally:
-        trl_ppo.PolicyAndValueWrapper = theirs
+        trl_ppo.PolicyAndValueWrapper, trl_ppo.prepare_deepspeed = theirs

@@ -18,8 +18,8 @@ def keep(trainer: PPOTrainer) -> None:
 
     From where the policy has begun to collapse nothing is kept: the last good state is what is gone back to.
     """
-    if trainer.state_folder is None:
-        return
+    if trainer.state_folder is None or trainer.is_deepspeed_enabled:
+        return  # DeepSpeed's optimizer state is in a shape of its own: such a training begins again
     main = trainer.accelerator.is_main_process
     # Putting weights together takes all processes, and the main one's clock decides.
     if not trainer.most(int(main and trainer.keep_state(trainer.update))) or trainer.collapse.begun(trainer.history):
@@ -44,7 +44,7 @@ def keep(trainer: PPOTrainer) -> None:
 def carry_on(trainer: PPOTrainer) -> None:
     """Put the newest state back, if there is one. Raises StageError if it is of another model or training."""
     state = ppo_state.latest(trainer.state_folder) if trainer.state_folder is not None else None
-    if state is None:
+    if state is None or trainer.is_deepspeed_enabled:
         return
     try:
         written, now = state.values.get("precision", SINGLE.name), trainer.settings.precision.name

@@ -38,7 +38,7 @@ class Rollout:
     The answers to prompt i are rows i K to (i + 1) K. answers [n, R] are padded behind their end; mask [n, R] is True
     on answer tokens, the end included; logprobs [n, R] are those they were drawn with (at the sampling temperature) and
     values [n, R] the critic's, both 0 where masked; ended [n]: the answer has an end; version: updates that the policy
-    which drew them had had.
+    which drew them had had; drift: how far a serving engine's log-probabilities were from the trainer's, in nats.
     """
 
     prompts: Sequence[Sequence[int]]
@@ -48,6 +48,7 @@ class Rollout:
     values: torch.Tensor
     ended: torch.Tensor
     version: int = 0
+    drift: float = 0.0
 
     @property
     def each(self) -> int:

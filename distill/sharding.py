@@ -1,4 +1,4 @@
-"""Weights that lie in pieces on several processes (FSDP2): put together to be written, and shared out again.
+"""Weights that lie in pieces on several processes (FSDP2, ZeRO-3): put together to be written, and shared out again.
 
 Nothing is written in pieces: a state is whole, so it can be carried on by another number of processes, and it is
 safetensors, while the libraries' own formats for pieces are pickled.
@@ -7,6 +7,7 @@ safetensors, while the libraries' own formats for pieces are pickled.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -14,8 +15,19 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """The whole of a tensor that may lie in pieces. All processes must ask for it together."""
+    if _by_zero(tensor):
+        from deepspeed.runtime.zero import GatheredParameters
+
+        with GatheredParameters([tensor]):
+            return tensor.detach().clone()
     found: torch.Tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
     return found.detach()
+
+
+def own(parameter: Any) -> torch.Tensor:
+    """This process's piece of a parameter, or all of it where it is whole: what is written there is the parameter's."""
+    found: torch.Tensor = parameter.ds_tensor if _by_zero(parameter) else parameter
+    return found
 
 
 def shared_out(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -27,7 +39,12 @@ def shared_out(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 def whole_weights(module: torch.nn.Module) -> Mapping[str, torch.Tensor] | None:
     """A module's state dict put together, or None where nothing of it lies in pieces."""
-    state = module.state_dict()
-    if not any(isinstance(tensor, DTensor) for tensor in state.values()):
+    # ZeRO marks parameters, and not the tensors that a state dict has in their place.
+    state = module.state_dict() | dict(module.named_parameters(remove_duplicate=False))
+    if not any(isinstance(tensor, DTensor) or _by_zero(tensor) for tensor in state.values()):
         return None
     return {name: whole(tensor).cpu() for name, tensor in state.items()}
+
+
+def _by_zero(tensor: Any) -> bool:
+    return hasattr(tensor, "ds_tensor")

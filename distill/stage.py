@@ -177,10 +177,19 @@ def read_run_config(path: Path) -> dict[str, Any]:
 
 
 def _what_counts(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration without what changes no result: where a server is, and how patient we are with it."""
-    serving = config.get("serving")
-    kept = {key: value for key, value in serving.items() if key != "http"} if isinstance(serving, dict) else serving
-    return {**config, "serving": kept}
+    """A configuration without what changes no result, or its rounding alone: where a server is and how patient we are
+    with it, how many processes PPO has and how they are started."""
+    kept = {**config, "serving": _without(config.get("serving"), "http")}
+    if isinstance(config.get("distill"), dict):
+        kept["distill"] = {
+            **config["distill"],
+            "ppo": _without(config["distill"].get("ppo"), "processes", "accelerate"),
+        }
+    return kept
+
+
+def _without(section: Any, *names: str) -> Any:
+    return {key: value for key, value in section.items() if key not in names} if isinstance(section, dict) else section
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

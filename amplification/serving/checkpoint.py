@@ -168,6 +168,12 @@ class Shelf:
             self._adapters[model] = read_adapter(model.adapter, self.base(model))
         return self._adapters[model]
 
+    def forget(self, model: ModelRef) -> None:
+        """Let go of what was read of an adapter, or of a whole model, that nobody will ask again."""
+        if model.adapter is None:
+            self._bases.pop(model.base, None)
+        self._adapters.pop(model, None)
+
     def parameters(self, model: ModelRef) -> int:
         """Number of the model's parameters, those of its adapter included."""
         adapter = self.adapter(model)

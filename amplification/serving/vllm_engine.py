@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import gc
+import itertools
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from amplification.errors import InputError, ServingError
@@ -38,13 +39,18 @@ class Engine:
     # All of this process, whichever sampler they belong to: they share one process group.
     _open_engines: ClassVar[weakref.WeakSet[Engine]] = weakref.WeakSet()
 
-    def __init__(self, settings: ServingConfig, model: ModelRef, shelf: Shelf) -> None:
-        self.settings, self.shelf = settings, shelf
+    def __init__(
+        self, settings: ServingConfig, model: ModelRef, shelf: Shelf, more: Mapping[str, Any] | None = None
+    ) -> None:
+        """`more` goes to vLLM's `LLM` as it is."""
+        self.settings, self.shelf, self._more = settings, shelf, dict(more or {})
         self.merges = merges_adapters(settings)
         base = shelf.base(model)
         max_model_len = base.max_model_len(settings.max_model_len)
         self.holds: ModelRef | None = ModelRef(model.base)
         self._numbers: dict[str, int] = {}
+        self._numbering = itertools.count(1)  # never reused, whatever was removed: vLLM's caches are keyed on them
+        self._asleep = False
         self._params: dict[SamplingParams, Any] = {}
         self._llm = self._start(base, max_model_len)
         self._open_engines.add(self)
@@ -93,6 +99,7 @@ class Engine:
             options["kv_cache_memory_bytes"] = int(settings.kv_cache_gib * GIB)
         if not self.merges:
             options |= {"enable_lora": True, "max_loras": settings.max_loras, "max_lora_rank": settings.max_lora_rank}
+        options |= self._more
         if not on_cpu:
             options["dtype"] = served_dtype(settings.dtype, base.dtype, adapters_beside=not self.merges)
             return LLM(**options, gpu_memory_utilization=memory_share())
@@ -136,7 +143,8 @@ class Engine:
             problem = f"its rank {adapter.rank} is above serving.max_lora_rank ({self.settings.max_lora_rank})"
             raise InputError(adapter.folder, problem, "raise that setting")
         known = model.name in self._numbers
-        number = self._numbers.setdefault(model.name, len(self._numbers) + 1)
+        number = self._numbers[model.name] if known else next(self._numbering)
+        self._numbers[model.name] = number
         request = LoRARequest(model.name, number, str(adapter.folder))
         if not known:
             try:
@@ -192,6 +200,39 @@ class Engine:
         lora = None if self.merges else self._lora(model)
         self._llm.generate(list(prompts), sampling, use_tqdm=False, lora_request=lora)
 
+    def take(self, model: ModelRef) -> None:
+        """Make a model ready to be asked. Raises InputError or ServingError."""
+        if self.merges:
+            self._hold(model)
+        else:
+            self._lora(model)
+
+    def run(self, model: ModelRef, prompts: Sequence[Sequence[int]], params: Sequence[Any]) -> list[Any]:
+        """vLLM's own outputs for token ids, each prompt with vLLM parameters of its own."""
+        self.take(model)
+        asked = [{"prompt_token_ids": list(ids), "cache_salt": model.name} for ids in prompts]
+        lora = None if self.merges else self._lora(model)
+        outputs: list[Any] = self._llm.generate(asked, list(params), use_tqdm=False, lora_request=lora)
+        return outputs
+
+    def forget(self, model: ModelRef) -> None:
+        """Let go of a model that nobody will ask again; its files may go then, too."""
+        number = self._numbers.pop(model.name, None)
+        if number is not None:
+            self._llm.llm_engine.remove_lora(number)
+        self.shelf.forget(model)
+
+    def sleep(self) -> None:
+        """Give the device's memory back until the engine is woken (see `can_sleep`)."""
+        self._llm.sleep(level=1)
+        self._asleep = True
+
+    def wake(self) -> None:
+        """Take the memory again. Harmless if it never slept."""
+        if self._asleep:
+            self._llm.wake_up()
+            self._asleep = False
+
     def reset_prefix_cache(self) -> None:
         self._llm.reset_prefix_cache()
 
@@ -201,7 +242,8 @@ class Engine:
             return
         self._open_engines.discard(self)
         core = self._llm.llm_engine.engine_core.engine_core
-        if self._open_engines:  # its own shutdown would take the process group from under the others
+        # Its own shutdown would take the process group from under the others, or from under the trainer.
+        if self._open_engines or self._more.get("distributed_executor_backend") == "external_launcher":
             core.model_executor.shutdown()
             core.scheduler.shutdown()
         else:
@@ -214,9 +256,18 @@ def merges_adapters(settings: ServingConfig) -> bool:
     """Whether adapters are added to the weights rather than served beside them. Imports vLLM to see where it runs."""
     os.environ.update(ENVIRONMENT)
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    if settings.adapters != "auto":
-        return settings.adapters == "merge"
+    return bool(_platform().is_cpu()) if settings.adapters == "auto" else settings.adapters == "merge"
+
+
+def can_sleep() -> bool:
+    """Whether an engine can give its device's memory back and take it again. Not on a CPU. Imports vLLM."""
+    os.environ.update(ENVIRONMENT)
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    return bool(_platform().is_sleep_mode_available())
+
+
+def _platform() -> Any:
     with same_process_settings():
         from vllm.platforms import current_platform
 
-        return bool(current_platform.is_cpu())
+        return current_platform

@@ -114,6 +114,18 @@ def test_settings_cannot_be_changed_afterwards() -> None:
         ("distill: {adversary: {corpus: a.txt}}", "'distill.adversary.kinds' does not name 'corpus'", "name it there"),
         ("distill: {adversary: {writer: {model: a}}}", "does not name 'writer'", "name it there"),
         ("distill: {adversary: {writer: {}}}", "'distill.adversary.writer.model'", "correct"),
+        ("distill: {ppo: {rollouts_sleep: true}}", "'distill.ppo.rollouts_sleep' is set", "'vllm'"),
+        ("distill: {ppo: {rollouts: guessed}}", "'distill.ppo.rollouts' should be 'transformers' or 'vllm'", "correct"),
+        (
+            "distill: {adapter: {method: linear}, ppo: {processes: 2, accelerate: configs/accelerate/fsdp2.yaml}}",
+            "'distill.adapter.method' is 'linear'",
+            "'lora' or 'full'",
+        ),
+        (
+            "distill: {ppo: {accelerate: configs/accelerate/one_gpu.yaml, watch: {every: 2}}}",
+            "H^A can watch one process of its own only",
+            "without 'accelerate'",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, problem: str, remedy: str) -> None:

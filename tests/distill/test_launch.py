@@ -53,6 +53,7 @@ def job(folder: Path, base: Path, reward: Path, name: str) -> Path:
                 "state": str(folder / f"{name}.state"),
                 "attack_share": 0.1,
                 "result": str(folder / f"{name}.metrics.json"),
+                "serving": {},
             }
         )
     )

@@ -151,3 +151,12 @@ def test_the_record_holds_what_the_stage_measured(tmp_path: Path) -> None:
     record = json.loads((folder / "done.json").read_text())
     assert record["metrics"] == {"labels": 3}
     assert set(record["files"]) == {"weights.txt"}
+
+
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
+    first = run_folder(tmp_path).stage("generation-0/labels", write)
+    many = {"distill": {"ppo": {"processes": 2, "accelerate": "configs/accelerate/ddp.yaml"}}}
+    again = run_folder(tmp_path, RunConfig.model_validate(many))
+    assert again.stage("generation-0/labels", write).seconds == first.seconds
+    with pytest.raises(InputError, match=r"distill.ppo.batch was 256, now 64"):
+        run_folder(tmp_path, RunConfig.model_validate({"distill": {"ppo": {"processes": 2, "batch": 64}}}))
