@@ -164,7 +164,8 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         while self.update < self.args.num_total_batches and not (self.throttled or self.collapsed):
             rollout = self.part.fitting(self.sample)
             experience = self.part.fitting(partial(self.assess, rollout))
-            self.throttled = self.throttle.passed(self._distance(experience), self.trained)
+            distance = self._distance(experience)
+            self.throttled = self.throttle.passed(distance, self.trained)
             if self.throttled:
                 break
             action = self.monitor(experience, self.update) if self.monitor is not None else None
@@ -174,6 +175,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
                 experience = self.assess(rollout)
             losses = self.improve(experience)
             self._record(experience, losses)
+            self.controller.observe(distance, self.args.batch_size)
             self._watch_entropy()
             self.lr_scheduler.step()
             self.update += 1
@@ -363,20 +365,25 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         What the penalty uses has so much spread that a batch of 32 showed -0.1 where the divergence was 0.37.
         """
         logprobs, mask = experience.rollout.logprobs, experience.rollout.mask
-        return self._mean(torch.where(mask, kl_of(logprobs, experience.reference, "k3"), 0.0).sum(1))
+        return self._means(torch.where(mask, kl_of(logprobs, experience.reference, "k3"), 0.0).sum(1))[0]
 
-    def _mean(self, rows: torch.Tensor) -> float:
-        total, count = float(self._total(rows.float().sum())), int(self.args.batch_size)
-        return total / count
+    def _means(self, *rows: torch.Tensor) -> list[float]:
+        """The means of some figures of each episode, over all processes, which meet once for them."""
+        sums = self._total(torch.stack([each.float().sum() for each in rows]))
+        means: list[float] = (sums / int(self.args.batch_size)).tolist()
+        return means
 
     def _record(self, experience: Experience, losses: Mapping[str, float]) -> None:
         rollout = experience.rollout
-        kl = self._mean(experience.kl.sum(1))
+        entropies = -(rollout.logprobs * rollout.mask).sum(1)
+        scores, kl, entropy, unfinished = self._means(
+            experience.scores, experience.kl.sum(1), entropies, ~rollout.ended
+        )
         entry = {
-            "objective/scores": self._mean(experience.scores),
+            "objective/scores": scores,
             "objective/kl": kl,
-            "objective/entropy": self._mean(-(rollout.logprobs * rollout.mask).sum(1)),
-            "objective/unfinished": self._mean((~rollout.ended).float()),
+            "objective/entropy": entropy,
+            "objective/unfinished": unfinished,
             "kl_coefficient": self.controller.coefficient,
             "rollout/version": rollout.version,
             "rollout/drift": rollout.drift,
@@ -387,7 +394,6 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
             raise StageError(f"PPO diverged: its losses are no numbers; lower {rates}")
         self.history.append(entry)
         self.practice.learned(self.places, experience.scores.view(-1, rollout.each).mean(1), self._total)
-        self.controller.observe(self._distance(experience), self.args.batch_size)
 
     def _watch_entropy(self) -> None:
         """A policy that has no entropy left and answers badly ends the training, with the last good weights."""
