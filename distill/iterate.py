@@ -225,10 +225,11 @@ class Iteration:
         def work(out: Path, progress: Progress) -> Metrics:
             from distill.labels import newest_labels
             from distill.pairs import write_pairs
-            from distill.reward import make_pairs, train_reward
+            from distill.reward import enough_labels, make_pairs, train_reward
 
             settings = self.config.distill.reward
-            rows, scope = newest_labels(labels), f"{turn.name}/reward"
+            rows = enough_labels(newest_labels(labels), settings, self._seed(turn))
+            scope = f"{turn.name}/reward"
             used = Cost()
             ask = self.models.asker(self.models.agent("before PPO", base, start), scope, used)
             # A program finds one answer acceptable, so its label is its judgement, and asking again would be waste.

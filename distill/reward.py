@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,22 @@ Judging = Callable[[Sequence[tuple[str, Sequence[str]]]], Sequence[Judgement | N
 
 # Share of the labels for which `nonsense` may be rejected before other answers are.
 NONSENSE_SHARE = 0.3
+# Held-out labels that the reward model is measured and calibrated on, at most.
+HELD_OUT = 500
+
+
+def enough_labels(labels: Sequence[Mapping[str, Any]], settings: RewardConfig, seed: int) -> list[Mapping[str, Any]]:
+    """As many labels of either part as are of use: the agent, and perhaps H^A, is asked about each of them.
+
+    Members that see a pair once see no more than steps x batch; `HELD_OUT` labels measure a share to two points.
+    """
+    most = {"train": ceil(settings.steps * settings.batch / settings.pairs_per_label), "heldout": HELD_OUT}
+    rng = random.Random(f"{seed}/labels")
+    kept: set[int] = set()
+    for part, count in most.items():
+        places = [place for place, row in enumerate(labels) if row["part"] == part]
+        kept.update(rng.sample(places, min(count, len(places))))
+    return [row for place, row in enumerate(labels) if place in kept]
 
 
 def make_pairs(

@@ -20,7 +20,7 @@ from distill.calibration import CALIBRATION_FILE
 from distill.config import BaseConfig, ModelConfig, RewardConfig
 from distill.ensemble import RewardEnsemble
 from distill.judgement import Judgement
-from distill.reward import make_pairs, train_reward
+from distill.reward import HELD_OUT, enough_labels, make_pairs, train_reward
 from distill.weights import load_merged, load_tokenizer, padded, parameters, prompt_ids, scorer_from
 from tests.distill.conftest import REWARD
 from tests.distill.training import FULL, LINEAR, LORA, TASKS, WORDS, asker, digits, labelled, silent
@@ -217,3 +217,14 @@ def test_what_h_finds_acceptable_is_not_rejected() -> None:
     assert [texts[0] for _, texts in shown] == [row["answer"] for row in rows]
     assert {pair["question"] for pair in pairs} == {rows[0]["question"]}
     assert [pair["rejected"] for pair in pairs] == list(shown[0][1][2:])
+
+
+def test_no_more_labels_are_asked_about_than_the_members_see() -> None:
+    labels = [{"question": str(n), "part": "train" if n % 4 else "heldout"} for n in range(4_000)]
+    settings = RewardConfig(steps=10, batch=64, pairs_per_label=2)
+    kept = enough_labels(labels, settings, 1)
+    assert [row["part"] for row in kept].count("train") == 320
+    assert [row["part"] for row in kept].count("heldout") == HELD_OUT
+    assert kept == [row for row in labels if row in kept]  # in their order
+    assert kept != enough_labels(labels, settings, 2)
+    assert enough_labels(labels[:100], settings, 1) == labels[:100]
