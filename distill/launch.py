@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -121,7 +122,13 @@ def follow(command: Sequence[str], progress: Progress, episodes: int) -> None:
     environment.setdefault("OMP_NUM_THREADS", "1")
     said: list[str] = []
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        process_group=0,  # not every launcher of accelerate's ends what it started
     ) as process:
         assert process.stdout is not None
         try:
@@ -131,7 +138,7 @@ def follow(command: Sequence[str], progress: Progress, episodes: int) -> None:
                 elif line.strip():
                     said = [*said[-LINES_KEPT:], line.strip()]
         except BaseException:
-            process.terminate()
+            os.killpg(process.pid, signal.SIGTERM)
             raise
     if process.returncode != 0:
         raise StageError(

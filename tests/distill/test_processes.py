@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import tempfile
 import threading
 from importlib.util import find_spec
 from pathlib import Path
@@ -129,6 +130,37 @@ def test_two_processes_from_a_file_learn_what_one_learns(
     for name in ("reward_before", "reward_after", "kl", "entropy"):
         assert two[name] == pytest.approx(one[name], abs=0.02), name
     alike(tmp_path / "one", tmp_path / "two")
+
+
+def test_nothing_goes_on_when_a_training_is_interrupted(
+    base: Path, reward: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where accelerate's launcher would leave its process to itself."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    settings = SHORT.model_copy(update={"accelerate": next(file for file in FILES if file.stem == "one_gpu")})
+    started: list[str] = []
+
+    def interrupt(done: int, total: int) -> None:
+        started.extend(running(tmp_path))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_in_processes(base, None, reward, digits(), LORA, settings, tmp_path / "one", 1, interrupt)
+    assert len(started) == 2  # the launcher and what it launched
+    assert not running(tmp_path)
+
+
+def running(folder: Path) -> list[str]:
+    """Command lines of the processes that work on a file in this folder."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = file.read_text(errors="replace")
+        except OSError:
+            continue
+        if str(folder) in line:
+            found.append(line)
+    return found
 
 
 def test_another_machine_takes_part(base: Path, reward: Path, tmp_path: Path) -> None:
