@@ -185,7 +185,9 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
     def sample(self) -> Rollout:
         """This process's share of the update's prompts, answered by the policy."""
         draws = self.draws
-        self.places = self.practice.places(self.update, draws.prompts)[draws.rank :: draws.world]
+        places = self.practice.places(self.update, draws.prompts)
+        # By length, so that processes which share a batch have as much to do and wait little for each other.
+        self.places = sorted(places, key=lambda place: len(self.prompts[place]))[draws.rank :: draws.world]
         prompts = [self.prompts[place] for place in self.places]
         rollout = self._drawn(prompts) if self.engine is None else self._served(self.engine, prompts)
         rollout = replace(rollout, version=self.update)
