@@ -172,14 +172,14 @@ def test_a_sampler_with_other_weights_is_found_out(base: Path, warm: Path, rewar
 
 
 def test_the_throttle_bounds_the_kl(base: Path, warm: Path, reward: Path, tmp_path: Path) -> None:
-    settings = SETTINGS.model_copy(update={"episodes": 1_280, "batch": 32, "learning_rate": 1e-2, "kl_coefficient": 0.0})
+    settings = SETTINGS.model_copy(update={"episodes": 640, "batch": 32, "learning_rate": 1e-2, "kl_coefficient": 0.0})
     free = train_ppo(base, warm, reward, digits(), LINEAR, settings, tmp_path / "free", 1, silent)
-    bound = settings.model_copy(update={"max_kl": 0.05})
+    bound = settings.model_copy(update={"max_kl": 0.02})
     held = train_ppo(base, warm, reward, digits(), LINEAR, bound, tmp_path / "held", 1, silent)
     assert held["throttled"]
     assert not free["throttled"]
     # The trainer sees an estimate from one batch; this is the divergence itself, of the answers' first tokens.
-    assert _divergence(base, tmp_path / "held", warm) < 0.1 < 0.3 < _divergence(base, tmp_path / "free", warm)
+    assert _divergence(base, tmp_path / "held", warm) < 0.06 < 0.15 < _divergence(base, tmp_path / "free", warm)
 
 
 def _divergence(base: Path, agent: Path, reference: Path) -> float:
