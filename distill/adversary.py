@@ -79,6 +79,21 @@ class SearchResult:
         }
 
 
+def joined(results: Sequence[SearchResult]) -> SearchResult:
+    """Several searches one after the other as one."""
+    whole = SearchResult()
+    for result in results:
+        first = result.attacker_calls_to_first_failure
+        if whole.attacker_calls_to_first_failure is None and first is not None:
+            whole.attacker_calls_to_first_failure = whole.calls + first
+        whole.found += result.found
+        whole.calls += result.calls
+        whole.judged += result.judged
+        whole.dropped += result.dropped
+        whole.failures_per_round += result.failures_per_round
+    return whole
+
+
 class MutationAdversary:
     """Mutates training questions, its own finds and near misses; judges the most promising of each round.
 
@@ -198,7 +213,7 @@ class MutationAdversary:
                 failures.append(
                     Found(candidate.text, view, answer, candidate.made_by, candidate.task, kind, False, promise)
                 )
-        return _with_fooled(target, failures)
+        return with_fooled(target, failures)
 
 
 def _promises(target: Target, texts: Sequence[str], answers: Sequence[str]) -> list[float]:
@@ -215,7 +230,7 @@ def _promises(target: Target, texts: Sequence[str], answers: Sequence[str]) -> l
     return [p + rank[i] for i, p in enumerate(answered)]
 
 
-def _with_fooled(target: Target, failures: list[Found]) -> list[Found]:
+def with_fooled(target: Target, failures: list[Found]) -> list[Found]:
     if target.score is None or not failures:
         return failures
     texts = [found.question for found in failures]

@@ -17,10 +17,10 @@ from amplification.agent import Agent
 from amplification.serving.base import ModelRef
 from amplification.serving.config import ServingConfig
 from amplification.store import Store
-from amplification.tasks.attacks import AttackFamily, attacks
+from amplification.tasks.attacks import AttackFamily, attacks, extra_words
 from amplification.tasks.base import Task
 from amplification.verdict import AnswerTexts, JudgeTexts
-from distill.adversary import MutationAdversary, SearchResult, Target
+from distill.adversary import Adversary, MutationAdversary, SearchResult, Target, joined
 from distill.archive import Found, capped
 from distill.confidence import SureAgent
 from distill.config import BaseConfig, DistillConfig, ModelConfig, RunConfig, WarmStartConfig
@@ -32,6 +32,7 @@ from distill.judgement import Judge
 from distill.labels import make_labels, read_labels
 from distill.models import Models
 from distill.ppo import train_ppo
+from distill.probing import ProbingAdversary
 from distill.progress import Progress, silent
 from distill.reward import make_pairs, train_reward
 from distill.weights import load_merged, load_tokenizer, quiet
@@ -56,12 +57,17 @@ class HardeningConfig(ExperimentConfig):
 
 @dataclass(frozen=True)
 class Arm:
-    """What sets one arm apart: its share of attacks, the families they come from, and whether a search adds to them."""
+    """What sets one arm apart: its share of attacks, the families they come from, and whether a search adds to them.
+
+    `words`: what else the search may put into questions. `unfamiliar`: words that no question and no family has; where
+    there are such, all words are gone through as well (`distill.probing`).
+    """
 
     share: float
     families: Sequence[AttackFamily]
     search: bool
-    words: Sequence[str] = ()  # what else the search may put into questions
+    words: Sequence[str] = ()
+    unfamiliar: Sequence[str] = ()
 
 
 @dataclass
@@ -125,7 +131,6 @@ class Lab:
     def begin(self, rows: Sequence[Row], progress: Progress) -> None:
         """A base that has learned `rows`, as one plain model: nothing is left of what it was before."""
         from amplification.tasks import vocabulary
-        from amplification.tasks.attacks import extra_words
         from distill.base import train_base
 
         config, form, taught = self.config, self.folder / "form", self.folder / "taught"
@@ -155,10 +160,24 @@ class Lab:
         return done
 
     def search(self, arm: Arm, adapter: Path | None, reward: Path | None, seed: int) -> SearchResult:
-        """The mutation search against the agent."""
-        settings, level = self.config.distill.adversary, self.config.level
-        adversary = MutationAdversary(self.tasks, settings, level, words=arm.words, among=arm.families)
-        return adversary.search(self.target(adapter, reward), seed)
+        """The arm's searches against the agent, one after the other."""
+        adversaries, target = [self.mutation(arm)], self.target(adapter, reward)
+        if arm.unfamiliar:
+            adversaries.append(self.probing(arm))
+        return joined([adversary.search(target, seed) for adversary in adversaries])
+
+    def mutation(self, arm: Arm, rounds: int | None = None) -> Adversary:
+        """The mutation search, of so many rounds if not of as many as the configuration says."""
+        settings = self.config.distill.adversary
+        if rounds is not None:
+            settings = settings.model_copy(update={"rounds": rounds})
+        words = (*arm.words, *arm.unfamiliar)
+        return MutationAdversary(self.tasks, settings, self.config.level, words=words, among=arm.families)
+
+    def probing(self, arm: Arm) -> Adversary:
+        known = [word for task in self.tasks.values() for word in task.words()]
+        words = (*known, *extra_words(), *arm.words, *arm.unfamiliar)
+        return ProbingAdversary(self.tasks, self.config.level, words, arm.unfamiliar)
 
     def _round(
         self, arm: Arm, adapter: Path | None, found: Sequence[Found], folder: Path, seed: int
