@@ -80,13 +80,12 @@ class SearchResult:
 
 
 def joined(results: Sequence[SearchResult]) -> SearchResult:
-    """Several searches one after the other as one."""
-    whole = SearchResult()
+    """Several searches one after the other as one; their finds in turn."""
+    whole = SearchResult(found=in_turn({place: result.found for place, result in enumerate(results)}))
     for result in results:
         first = result.attacker_calls_to_first_failure
         if whole.attacker_calls_to_first_failure is None and first is not None:
             whole.attacker_calls_to_first_failure = whole.calls + first
-        whole.found += result.found
         whole.calls += result.calls
         whole.judged += result.judged
         whole.dropped += result.dropped

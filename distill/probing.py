@@ -10,6 +10,7 @@ into fresh questions, so that there is enough to train on. It sees the agent's a
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -30,6 +31,9 @@ PIECE = 5
 RETRIED, AGAIN, CAUSES, SPREAD = 120, 3, 16, 36
 # Answers asked for at once, and fresh questions tried until one with the words in it may be asked.
 BATCH, TRIES = 500, 50
+
+# What finds with a known cause are made by: this and the cause's words. Other finds are made by the adversary's name.
+PROBING = "probing:"
 
 Words = tuple[str, ...]
 FRONT, END, INSIDE = "front", "end", "inside"
@@ -75,16 +79,16 @@ class _Search:
         """Whether the text may be asked: it is on the training side, not too long, and new."""
         return probe.text not in self.seen and self.mutator.admitted(probe.text, probe.task, "") is not None
 
-    def tried(self, probes: Iterable[Probe], made_by: str) -> list[_Failure]:
+    def tried(self, probes: Iterable[Probe]) -> list[_Failure]:
         """The failures among probes that may be asked and were not before. Refused nonsense is not judged."""
         failures: list[_Failure] = []
         waiting = iter(probes)
         while batch := list(islice(waiting, BATCH)):
-            failures += self._asked([pair for probe in batch if (pair := self._new(probe, made_by))])
+            failures += self._asked([pair for probe in batch if (pair := self._new(probe))])
         return failures
 
-    def _new(self, probe: Probe, made_by: str) -> tuple[Probe, Candidate] | None:
-        candidate = self.mutator.admitted(probe.text, probe.task, made_by)
+    def _new(self, probe: Probe) -> tuple[Probe, Candidate] | None:
+        candidate = self.mutator.admitted(probe.text, probe.task, ProbingAdversary.name)
         if candidate is None or candidate.text in self.seen:
             return None
         self.seen.add(candidate.text)
@@ -125,8 +129,8 @@ class ProbingAdversary:
         rng = random.Random(f"probing/{seed}")
         search = _Search(target, rng, Mutator(self.tasks, self.up_to, self.words))
         stages: tuple[Callable[[], list[_Failure]], ...] = (
-            lambda: search.tried(self._words(search), f"{self.name}:word"),
-            lambda: search.tried(self._pairs(search), f"{self.name}:pair"),
+            lambda: search.tried(self._words(search)),
+            lambda: search.tried(self._pairs(search)),
         )
         failures: list[_Failure] = []
         for place, stage in enumerate(stages):
@@ -163,7 +167,10 @@ class ProbingAdversary:
             yield self._fresh(piece, INSIDE, search)
 
     def _spread(self, search: _Search, failures: Sequence[_Failure]) -> list[Found]:
-        """What it takes to fail, in fresh questions: the failures among these, and those that did not recur."""
+        """What it takes to fail, in fresh questions: the failures among these, and those that did not recur.
+
+        Words that make the agent fail in more than half of the questions at one place are a cause.
+        """
         ranked = self._by_recurrence(search, failures)
         causes: dict[Words, _Failure] = {}
         for failure in (failure for times, failure in ranked if times):
@@ -171,12 +178,16 @@ class ProbingAdversary:
             if len(causes) < CAUSES and not any(_within(put, failure.probe.put) for put in known):
                 least = self._cut_down(search, failure)
                 causes[least.probe.put] = least
-        found = [_as_found(failure, f"{self.name}:once") for times, failure in ranked if not times]
+        found = [_as_found(failure, self.name) for times, failure in ranked if not times]
         for put, least in causes.items():
-            made_by = f"{self.name}:{' '.join(put)}"
-            probes = (self._fresh(put, where, search) for where in (FRONT, END, INSIDE) * (SPREAD // 3))
-            found += [_as_found(each, made_by) for each in [least, *search.tried(probes, made_by)]]
-        return found
+            probes = [self._fresh(put, where, search) for where in (FRONT, END, INSIDE) * (SPREAD // 3)]
+            failed = [least, *search.tried(probes)]
+            often = max(Counter(each.probe.where for each in failed[1:]).values(), default=0) > SPREAD // 6
+            found += [_as_found(each, PROBING + " ".join(put) if often else self.name) for each in failed]
+        cells: dict[tuple[str, str, str], list[Found]] = {}
+        for each in found:
+            cells.setdefault(each.cell, []).append(each)
+        return in_turn(cells)
 
     def _cut_down(self, search: _Search, failure: _Failure) -> _Failure:
         """The failure with as few of its words as still bring the same answer, one taken out at a time."""
@@ -186,7 +197,7 @@ class ProbingAdversary:
             shorter = replace(failure.probe, put=put[:at] + put[at + 1 :])
             if not search.admits(shorter):  # held out, say: another question does as well
                 shorter = self._fresh(shorter.put, shorter.where, search)
-            again = [each for each in search.tried([shorter], failure.candidate.made_by) if each.given == failure.given]
+            again = [each for each in search.tried([shorter]) if each.given == failure.given]
             failure, at = (again[0], at) if again else (failure, at + 1)
         return failure
 
@@ -198,7 +209,7 @@ class ProbingAdversary:
         # Each answer in turn: one that is rarely given must not be lost among many failures of another kind.
         retried = in_turn(by_answer)[:RETRIED]
         again = [self._fresh(each.probe.put, each.probe.where, search) for each in retried for _ in range(AGAIN)]
-        failed = {each.probe for each in search.tried(again, f"{self.name}:again")}
+        failed = {each.probe for each in search.tried(again)}
         times = [sum(probe in failed for probe in again[at : at + AGAIN]) for at in range(0, len(again), AGAIN)]
         return sorted(zip(times, retried, strict=True), key=lambda pair: -pair[0])
 

@@ -21,7 +21,7 @@ from amplification.tasks.attacks import AttackFamily, attacks, extra_words
 from amplification.tasks.base import Task
 from amplification.verdict import AnswerTexts, JudgeTexts
 from distill.adversary import Adversary, MutationAdversary, SearchResult, Target, joined
-from distill.archive import Found, capped
+from distill.archive import Found, in_turn
 from distill.confidence import SureAgent
 from distill.config import BaseConfig, DistillConfig, ModelConfig, RunConfig, WarmStartConfig
 from distill.curriculum import Chosen, curriculum, generation_seed, place_of, practice, share_of
@@ -32,7 +32,7 @@ from distill.judgement import Judge
 from distill.labels import make_labels, read_labels
 from distill.models import Models
 from distill.ppo import train_ppo
-from distill.probing import ProbingAdversary
+from distill.probing import PROBING, ProbingAdversary
 from distill.progress import Progress, silent
 from distill.reward import make_pairs, train_reward
 from distill.weights import load_merged, load_tokenizer, quiet
@@ -152,7 +152,8 @@ class Lab:
             if arm.search:
                 result = self.search(arm, adapter, reward, seed)
                 done.searches.append(result)
-                done.found += result.found
+                # What this agent fails at now, and what agents before it failed at, in turn.
+                done.found = in_turn({"new": result.found, "old": done.found})
             adapter, reward = self._round(arm, adapter, done.found, folder, seed)
             progress(turn + 1, self.config.rounds)
         assert adapter is not None
@@ -185,7 +186,9 @@ class Lab:
         """Labels, warm start, reward and PPO; the agent's folder and the reward's."""
         settings, base = self.config.distill, self.base
         chosen = curriculum(self.tasks, self.config.level, settings.labels.questions, settings.labels.replay, seed)
-        hostile = self._hostile(arm, share_of(len(chosen), arm.share), found, seed)
+        made = share_of(len(chosen), arm.share)
+        # What a search finds comes on top: taken from the families' share it would cost more than it brings.
+        hostile = self._hostile(arm, made, found[:made], seed)
         make_labels(self.judge(adapter), self.tasks, [*chosen, *hostile], settings.labels, folder, silent)
         rows = read_labels(folder)
         warm, reward, agent = folder / "warm", folder / "reward", folder / "agent"
@@ -194,19 +197,28 @@ class Lab:
         pairs = make_pairs(self.tasks, rows, ask, settings.reward, seed)
         train_reward(base, warm, pairs, settings.adapter, settings.reward, reward, seed, silent)
         episodes = settings.ppo.episodes
-        more = [choice.question for choice in self._hostile(arm, round(episodes * arm.share), found, seed + 500)]
+        attacked = round(episodes * arm.share)
+        finds = found[: attacked // 2]
+        more = [choice.question for choice in self._hostile(arm, attacked - len(finds), finds, seed + 500)]
         prompts, _ = practice(self.tasks, self.config.level, episodes - len(more), 0.0, [], seed)
         train_ppo(base, warm, reward, [*prompts, *more], settings.adapter, settings.ppo, agent, seed, silent)
         return agent, reward
 
-    def _hostile(self, arm: Arm, count: int, found: Sequence[Found], seed: int) -> list[Chosen]:
-        """`count` attacks: at most half of them finds, cells in turn; the rest of the arm's families."""
-        if not count:
-            return []
-        kept = capped(found, count - count // 2, 0.5)
-        finds = [Chosen(each.question, *place_of(self.tasks, each.question), "adversary") for each in kept]
-        made = attacks(self.tasks, count - len(finds), False, seed, self.config.level, arm.families)
-        return finds + [Chosen(attack.text, "", 0, f"attack:{attack.family}/{attack.task}") for attack in made]
+    def _hostile(self, arm: Arm, made: int, finds: Sequence[Found], seed: int) -> list[Chosen]:
+        """Finds, and `made` attacks of the arm's families.
+
+        A find is learned with its task's attacks, one whose cause is known in a lesson of its own: the more it costs
+        the agent, the more often it comes (`distill.lessons`).
+        """
+        known = [PROBING if each.family.startswith(PROBING) else each.task for each in finds]
+        places = [place_of(self.tasks, each.question) for each in finds]
+        return [
+            *(Chosen(f.question, *at, f"adversary/{by}") for f, at, by in zip(finds, places, known, strict=True)),
+            *(
+                Chosen(attack.text, "", 0, f"attack:{attack.family}/{attack.task}")
+                for attack in attacks(self.tasks, made, False, seed, self.config.level, arm.families)
+            ),
+        ]
 
 
 def unacceptable(answers: Sequence[str], judged: Sequence[str | None]) -> float:
