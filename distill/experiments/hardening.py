@@ -162,10 +162,11 @@ class Lab:
 
     def search(self, arm: Arm, adapter: Path | None, reward: Path | None, seed: int) -> SearchResult:
         """The arm's searches against the agent, one after the other."""
-        adversaries, target = [self.mutation(arm)], self.target(adapter, reward)
-        if arm.unfamiliar:
-            adversaries.append(self.probing(arm))
-        return joined([adversary.search(target, seed) for adversary in adversaries])
+        target = self.target(adapter, reward)
+        return joined([adversary.search(target, seed) for adversary in self.adversaries(arm)])
+
+    def adversaries(self, arm: Arm) -> list[Adversary]:
+        return [self.mutation(arm), *([self.probing(arm)] if arm.unfamiliar else [])]
 
     def mutation(self, arm: Arm, rounds: int | None = None) -> Adversary:
         """The mutation search, of so many rounds if not of as many as the configuration says."""
