@@ -59,14 +59,13 @@ class HardeningConfig(ExperimentConfig):
 class Arm:
     """What sets one arm apart: its share of attacks, the families they come from, and whether a search adds to them.
 
-    `words`: what else the search may put into questions. `unfamiliar`: words that no question and no family has; where
-    there are such, all words are gone through as well (`distill.probing`).
+    `unfamiliar`: words that no question and no attack of a run has, which a search may put into questions; where there
+    are such, all words are gone through as well (`distill.probing`).
     """
 
     share: float
     families: Sequence[AttackFamily]
     search: bool
-    words: Sequence[str] = ()
     unfamiliar: Sequence[str] = ()
 
 
@@ -173,12 +172,11 @@ class Lab:
         settings = self.config.distill.adversary
         if rounds is not None:
             settings = settings.model_copy(update={"rounds": rounds})
-        words = (*arm.words, *arm.unfamiliar)
-        return MutationAdversary(self.tasks, settings, self.config.level, words=words, among=arm.families)
+        return MutationAdversary(self.tasks, settings, self.config.level, words=arm.unfamiliar, among=arm.families)
 
     def probing(self, arm: Arm) -> Adversary:
         known = [word for task in self.tasks.values() for word in task.words()]
-        words = (*known, *extra_words(), *arm.words, *arm.unfamiliar)
+        words = (*known, *extra_words(), *arm.unfamiliar)
         return ProbingAdversary(self.tasks, self.config.level, words, arm.unfamiliar)
 
     def _round(
