@@ -2,7 +2,7 @@
 
 Four kinds: malformed, ambiguous, contradictory, carrying an instruction. Training families and the held-out ones, which
 alone are measured, differ. Arms: the same training without attacks, with the training families and no search, and with
-the searches in addition. What the searches know and the families do not is the tokenizer's vocabulary, which has the words
+the searches on top. What these know and the families do not is the vocabulary of the tokenizer, which has the words
 of the held-out families, too.
 """
 
