@@ -63,7 +63,7 @@ def test_one_refusal_is_enough(answers: tuple[str, ...], expected: str) -> None:
 def test_a_small_doubt_dies_out_where_h_judges_alone_more_than_two_thirds_of_the_time(
     alone: float, grows: bool
 ) -> None:
-    """H makes three of one doubt: where the agent refuses q, labels refuse (1 - p)(1 - (1 - q)^3), about 3 (1 - p) q."""
+    """H makes three of one doubt: where the agent refuses q, labels refuse (1 - p)(1 - (1 - q)^3), some 3 (1 - p) q."""
     task, doubt = Counting(), 0.1
 
     def answer(call: Call) -> str:
