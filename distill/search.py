@@ -144,6 +144,20 @@ class SearchResult:
         }
 
 
+def joined(results: Sequence[SearchResult]) -> SearchResult:
+    """Several searches one after the other as one; their finds in turn."""
+    whole = SearchResult(found=in_turn({place: result.found for place, result in enumerate(results)}))
+    for result in results:
+        first = result.attacker_calls_to_first_failure
+        if whole.attacker_calls_to_first_failure is None and first is not None:
+            whole.attacker_calls_to_first_failure = whole.calls + first
+        whole.calls += result.calls
+        whole.judged += result.judged
+        whole.dropped += result.dropped
+        whole.failures_per_round += result.failures_per_round
+    return whole
+
+
 class Search:
     """Rounds of `settings.candidates` candidates: propose, answer, rank, judge, keep.
 

@@ -17,11 +17,11 @@ from amplification.agent import Agent
 from amplification.serving.base import ModelRef
 from amplification.serving.config import ServingConfig
 from amplification.store import Store
-from amplification.tasks.attacks import AttackFamily, attacks
+from amplification.tasks.attacks import AttackFamily, attacks, extra_words
 from amplification.tasks.base import Task
 from amplification.verdict import AnswerTexts, JudgeTexts
-from distill.adversary import MutationAdversary, SearchResult, Target
-from distill.archive import Found, capped
+from distill.adversary import Adversary, MutationAdversary, SearchResult, Target
+from distill.archive import Found, in_turn
 from distill.config import BaseConfig, DistillConfig, ModelConfig, RunConfig, WarmStartConfig
 from distill.curriculum import Chosen, curriculum, generation_seed, place_of, practice, share_of
 from distill.ensemble import RewardEnsemble
@@ -31,8 +31,10 @@ from distill.judgement import Judge
 from distill.labels import make_labels, read_labels
 from distill.models import Models
 from distill.ppo import train_ppo
+from distill.probing import PROBING, ProbingAdversary
 from distill.progress import Progress, silent
 from distill.reward import make_pairs, train_reward
+from distill.search import joined
 from distill.weights import load_merged, load_tokenizer, quiet
 
 Row = Mapping[str, Any]
@@ -55,12 +57,16 @@ class HardeningConfig(ExperimentConfig):
 
 @dataclass(frozen=True)
 class Arm:
-    """What sets one arm apart: its share of attacks, the families they come from, and whether a search adds to them."""
+    """What sets one arm apart: its share of attacks, the families they come from, and whether a search adds to them.
+
+    `unfamiliar`: words that no question and no attack of a run has, which a search may put into questions; where there
+    are such, all words are gone through as well (`distill.probing`).
+    """
 
     share: float
     families: Sequence[AttackFamily]
     search: bool
-    words: Sequence[str] = ()  # what else the search may put into questions
+    unfamiliar: Sequence[str] = ()
 
 
 @dataclass
@@ -123,7 +129,6 @@ class Lab:
     def begin(self, rows: Sequence[Row], progress: Progress) -> None:
         """A base that has learned `rows`, as one plain model: nothing is left of what it was before."""
         from amplification.tasks import vocabulary
-        from amplification.tasks.attacks import extra_words
         from distill.base import train_base
 
         config, form, taught = self.config, self.folder / "form", self.folder / "taught"
@@ -145,7 +150,8 @@ class Lab:
             if arm.search:
                 result = self.search(arm, adapter, reward, seed)
                 done.searches.append(result)
-                done.found += result.found
+                # What this agent fails at now, and what agents before it failed at, in turn.
+                done.found = in_turn({"new": result.found, "old": done.found})
             adapter, reward = self._round(arm, adapter, done.found, folder, seed)
             progress(turn + 1, self.config.rounds)
         assert adapter is not None
@@ -153,10 +159,24 @@ class Lab:
         return done
 
     def search(self, arm: Arm, adapter: Path | None, reward: Path | None, seed: int) -> SearchResult:
-        """The mutation search against the agent."""
-        settings, level = self.config.distill.adversary, self.config.level
-        adversary = MutationAdversary(self.tasks, settings, level, words=arm.words, among=arm.families)
-        return adversary.search(self.target(adapter, reward), seed)
+        """The arm's searches against the agent, one after the other."""
+        target = self.target(adapter, reward)
+        return joined([adversary.search(target, seed) for adversary in self.adversaries(arm)])
+
+    def adversaries(self, arm: Arm) -> list[Adversary]:
+        return [self.mutation(arm), *([self.probing(arm)] if arm.unfamiliar else [])]
+
+    def mutation(self, arm: Arm, rounds: int | None = None) -> Adversary:
+        """The mutation search, of so many rounds if not of as many as the configuration says."""
+        settings = self.config.distill.adversary
+        if rounds is not None:
+            settings = settings.model_copy(update={"rounds": rounds})
+        return MutationAdversary(self.tasks, settings, self.config.level, words=arm.unfamiliar, among=arm.families)
+
+    def probing(self, arm: Arm) -> Adversary:
+        known = [word for task in self.tasks.values() for word in task.words()]
+        words = (*known, *extra_words(), *arm.unfamiliar)
+        return ProbingAdversary(self.tasks, self.config.level, words, arm.unfamiliar)
 
     def _round(
         self, arm: Arm, adapter: Path | None, found: Sequence[Found], folder: Path, seed: int
@@ -164,7 +184,9 @@ class Lab:
         """Labels, warm start, reward and PPO; the agent's folder and the reward's."""
         settings, base = self.config.distill, self.base
         chosen = curriculum(self.tasks, self.config.level, settings.labels.questions, settings.labels.replay, seed)
-        hostile = self._hostile(arm, share_of(len(chosen), arm.share), found, seed)
+        made = share_of(len(chosen), arm.share)
+        # What a search finds comes on top: taken from the families' share it would cost more than it brings.
+        hostile = self._hostile(arm, made, found[:made], seed)
         make_labels(self.judge(adapter), self.tasks, [*chosen, *hostile], settings.labels, folder, silent)
         rows = read_labels(folder)
         warm, reward, agent = folder / "warm", folder / "reward", folder / "agent"
@@ -173,19 +195,28 @@ class Lab:
         pairs = make_pairs(self.tasks, rows, ask, settings.reward, seed)
         train_reward(base, warm, pairs, settings.adapter, settings.reward, reward, seed, silent)
         episodes = settings.ppo.episodes
-        more = [choice.question for choice in self._hostile(arm, round(episodes * arm.share), found, seed + 500)]
+        attacked = round(episodes * arm.share)
+        finds = found[: attacked // 2]
+        more = [choice.question for choice in self._hostile(arm, attacked - len(finds), finds, seed + 500)]
         prompts = practice(self.tasks, self.config.level, episodes - len(more), 0.0, [], seed)
         train_ppo(base, warm, reward, [*prompts, *more], settings.adapter, settings.ppo, agent, seed, silent)
         return agent, reward
 
-    def _hostile(self, arm: Arm, count: int, found: Sequence[Found], seed: int) -> list[Chosen]:
-        """`count` attacks: at most half of them finds, cells in turn; the rest of the arm's families."""
-        if not count:
-            return []
-        kept = capped(found, count - count // 2, 0.5)
-        finds = [Chosen(each.question, *place_of(self.tasks, each.question), "adversary") for each in kept]
-        made = attacks(self.tasks, count - len(finds), False, seed, self.config.level, arm.families)
-        return finds + [Chosen(attack.text, "", 0, f"attack:{attack.family}/{attack.task}") for attack in made]
+    def _hostile(self, arm: Arm, made: int, finds: Sequence[Found], seed: int) -> list[Chosen]:
+        """Finds, and `made` attacks of the arm's families.
+
+        A find is learned with its task's attacks, one whose cause is known in a lesson of its own: the more it costs
+        the agent, the more often it comes (`distill.lessons`).
+        """
+        known = [PROBING if each.family.startswith(PROBING) else each.task for each in finds]
+        places = [place_of(self.tasks, each.question) for each in finds]
+        return [
+            *(Chosen(f.question, *at, f"adversary/{by}") for f, at, by in zip(finds, places, known, strict=True)),
+            *(
+                Chosen(attack.text, "", 0, f"attack:{attack.family}/{attack.task}")
+                for attack in attacks(self.tasks, made, False, seed, self.config.level, arm.families)
+            ),
+        ]
 
 
 def unacceptable(answers: Sequence[str], judged: Sequence[str | None]) -> float:

@@ -2,7 +2,8 @@
 
 Four kinds: malformed, ambiguous, contradictory, carrying an instruction. Training families and the held-out ones, which
 alone are measured, differ. Arms: the same training without attacks, with the training families and no search, and with
-the search.
+the searches on top. What these know and the families do not is the vocabulary of the tokenizer, which has the words
+of the held-out families, too.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def run(config: Config, seed: int, folder: Path, progress: Progress) -> dict[str
     arms = {
         "ordinary training": Arm(0.0, known, search=False),
         "attack families": Arm(share, known, search=False),
-        "adversary": Arm(share, known, search=True, words=further_words()),
+        "adversary": Arm(share, known, search=True, unfamiliar=further_words()),
     }
     try:
         lab.begin(lab.ordinary(), silent)

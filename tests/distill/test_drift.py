@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,12 @@ from amplification.amplified import Amplified
 from amplification.budget import Limits
 from amplification.dispatch import Dispatcher
 from amplification.episode import Cost
+from amplification.overseers.alone import LoneOverseer
+from amplification.overseers.program import ProgramOverseer
+from amplification.question import digest
 from amplification.serving.base import Call, ModelRef
 from amplification.serving.scripted import ScriptedSampler
-from amplification.tasks.base import NONSENSE
+from amplification.tasks.base import NONSENSE, questions
 from amplification.tasks.counting import Counting
 from distill.alone import PartlyAlone
 from distill.config import BaseConfig, ModelConfig, PPOSettings, RewardConfig, WarmStartConfig
@@ -53,6 +57,28 @@ def test_one_refusal_is_enough(answers: tuple[str, ...], expected: str) -> None:
     assert asked[0] == ASKED
     assert len(set(asked)) == WORDINGS
     assert {Counting().truth(text) for text in asked} == {"2"}
+
+
+@pytest.mark.parametrize(("alone", "grows"), [(0.0, True), (0.5, True), (0.75, False), (0.9, False)])
+def test_a_small_doubt_dies_out_where_h_judges_alone_more_than_two_thirds_of_the_time(
+    alone: float, grows: bool
+) -> None:
+    """H makes three of one doubt: where the agent refuses q, labels refuse (1 - p)(1 - (1 - q)^3), some 3 (1 - p) q."""
+    task, doubt = Counting(), 0.1
+
+    def answer(call: Call) -> str:
+        text = call.prompt.removesuffix(" :")
+        doubts = int(digest("doubt", text)[:8], 16) < doubt * 2**32
+        return NONSENSE if doubts else task.truth(text)
+
+    texts = list(islice(questions(task, 4, "train", 1), 600))
+    dispatcher, agent = Dispatcher(ScriptedSampler(answers=answer)), Agent("A", ModelRef("none"), "digest")
+    cautious, lone = CautiousOverseer(task), LoneOverseer(ProgramOverseer({task.name: task}))
+    judges = [Judge(Amplified(overseer, agent, dispatcher, Limits()), "test") for overseer in (cautious, lone)]
+    said = PartlyAlone(judges[0], judges[1], alone, 1).answer(texts).answers
+    refused = said.count(NONSENSE) / len(texts)
+    assert refused == pytest.approx((1 - alone) * (1 - (1 - doubt) ** 3), abs=0.04)
+    assert (refused > doubt) == grows
 
 
 def tiny(arms: dict[str, Remedies]) -> Config:

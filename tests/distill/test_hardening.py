@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -22,9 +23,32 @@ from distill.config import (
     WarmStartConfig,
 )
 from distill.experiments import malformed
-from distill.experiments.hardening import HardeningConfig, Lab
+from distill.experiments.hardening import Arm, HardeningConfig, Lab, counting
 from distill.mutation import Mutator
+from distill.search import joined
 from tests.distill.training import silent
+
+
+def tiny_config() -> malformed.Config:
+    return malformed.Config(
+        experiment="malformed",
+        tasks=("summing",),
+        rounds=1,
+        calls=100,
+        model=ModelConfig(width=32, heads=1, layers=1),
+        base=BaseConfig(steps=10, batch=16),
+        beginning=WarmStartConfig(steps=20, batch=16),
+        questions=40,
+        measured=20,
+        distill=DistillConfig(
+            adapter=AdapterConfig(method="linear"),
+            labels=LabelsConfig(questions=40, replay=20),
+            warm_start=WarmStartConfig(steps=20, batch=16),
+            reward=RewardConfig(members=1, steps=4, batch=16, extra_layers=0),
+            adversary=AdversaryConfig(rounds=1, candidates=40, share=0.3),
+            ppo=PPOSettings(episodes=32, batch=32, critic_warmup=0),
+        ),
+    )
 
 
 def test_every_kind_is_trained_and_measured_by_families_of_its_own() -> None:
@@ -61,26 +85,27 @@ def test_h_alone_answers_without_any_agent(tmp_path: Path) -> None:
         lab.close()
 
 
+def test_unfamiliar_words_are_gone_through_after_the_mutation_search(tmp_path: Path) -> None:
+    config = tiny_config().model_copy(update={"beginning": WarmStartConfig(steps=2, batch=16)})
+    rare = ("amber", "basalt")
+    lab = Lab(config, 1, tmp_path, rare)
+    try:
+        lab.begin(lab.ordinary(), silent)
+        asked: list[str] = []
+        target = lab.target(None)
+        aim = replace(target, answer=counting(target.answer, lambda number, text, given: asked.append(text)))
+        without = Arm(0.3, families(held_out=False), search=True)
+        both = joined([adversary.search(aim, 1) for adversary in lab.adversaries(replace(without, unfamiliar=rare))])
+        assert both.calls == len(asked) > config.distill.adversary.candidates
+        mutated = asked[: config.distill.adversary.candidates]
+        assert {"amber", "basalt"} <= {word for text in asked[len(mutated) :] for word in text.split()}
+        assert lab.search(without, None, None, 1).calls == len(mutated)
+    finally:
+        lab.close()
+
+
 def test_a_tiny_run_measures_every_arm_by_every_kind(tmp_path: Path) -> None:
-    config = malformed.Config(
-        experiment="malformed",
-        tasks=("summing",),
-        rounds=1,
-        calls=100,
-        model=ModelConfig(width=32, heads=1, layers=1),
-        base=BaseConfig(steps=10, batch=16),
-        beginning=WarmStartConfig(steps=20, batch=16),
-        questions=40,
-        measured=20,
-        distill=DistillConfig(
-            adapter=AdapterConfig(method="linear"),
-            labels=LabelsConfig(questions=40, replay=20),
-            warm_start=WarmStartConfig(steps=20, batch=16),
-            reward=RewardConfig(members=1, steps=4, batch=16, extra_layers=0),
-            adversary=AdversaryConfig(rounds=1, candidates=40, share=0.3),
-            ppo=PPOSettings(episodes=32, batch=32, critic_warmup=0),
-        ),
-    )
+    config = tiny_config()
     arms = malformed.run(config, 1, tmp_path, silent)
     assert list(arms) == ["before", "ordinary training", "attack families", "adversary"]
     for arm in arms.values():
