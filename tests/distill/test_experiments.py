@@ -64,7 +64,7 @@ def test_results_of_another_configuration_are_refused(calls: list[int], tmp_path
     ("text", "problem"),
     [
         ("experiment: coins", "'coins', which is no experiment"),
-        ("seeds: [1]", "no experiment"),
+        ("seeds: [1]", "no key 'experiment'"),
         ("experiment: coin\nsidez: 3", "no key 'sidez'"),
         ("experiment: coin\nseeds: []", "'seeds'"),
     ],
