@@ -27,7 +27,9 @@ def load_experiment(path: Path) -> ExperimentConfig:
     name = data.get("experiment")
     if name not in EXPERIMENTS:
         remedy = f"set it to one of {', '.join(EXPERIMENTS)}"
-        problem = "there is no key 'experiment'" if name is None else f"'experiment' is {name!r}, which is no experiment"
+        problem = (
+            "there is no key 'experiment'" if name is None else f"'experiment' is {name!r}, which is no experiment"
+        )
         raise InputError(path, problem, f"{remedy}, as in {EXAMPLE}")
     return from_mapping(_module(name).Config, data, str(path))
 
