@@ -149,8 +149,10 @@ def follow(command: Sequence[str], progress: Progress, episodes: int) -> None:
 
 def _reason(said: Sequence[str]) -> str:
     """What the processes said of their end: our own line, the launcher's about one that was killed, or the last line of
-    the first traceback. When one is killed the others complain of a closed connection, which is not the reason."""
+    the first traceback. When one is killed the others complain of a closed connection, or the launcher ends them
+    (SIGTERM), which is not the reason."""
     killed = [match[0] for line in said if (match := re.search(r"Signal \d+ \(\w+\) received by PID \d+", line))]
+    killed.sort(key=lambda told: "SIGTERM" in told)
     ours = [line.partition("amplify: ")[2] for line in said if "amplify: " in line]
     errors = [line for line in said if re.match(r"(\[rank\d+\]: )?[A-Za-z_.]*(Error|Exception)\b", line)]
     return (ours or killed or errors or list(said[-1:]) or ["it said nothing"])[0][:300]
