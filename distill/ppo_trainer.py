@@ -22,6 +22,7 @@ import torch
 from transformers import PrinterCallback
 
 from amplification.errors import StageError
+from amplification.serving.rollouts import Drawing
 from distill import resume
 from distill.actor_critic import ActorCritic
 from distill.advantage import (
@@ -222,7 +223,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         """
         tokenizer, longest, heat = self.processing_class, self.args.response_length, self.args.temperature
         end, seeds = tokenizer.eos_token_id, self.draws.seeds(self.update)
-        drawn = engine.draw(self.update, prompts, seeds, self.draws.each, heat, longest, end)
+        drawn = engine.draw(self.update, prompts, seeds, Drawing(self.draws.each, heat, longest, end))
         theirs = as_rollout(prompts, drawn, longest, end, tokenizer.pad_token_id)
         logprobs, values = torch.zeros_like(theirs.logprobs), torch.zeros_like(theirs.values)
         for (ids, positions, extra), states, places in self._parts(theirs):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from amplification.serving.rollouts import Drawn, RolloutSampler
+from amplification.serving.rollouts import Drawing, Drawn, RolloutSampler
 from distill.rollout import Rollout
 
 
@@ -28,20 +28,13 @@ class Served:
         shutil.rmtree(folder, ignore_errors=True)  # what a killed training left
 
     def draw(
-        self,
-        version: int,
-        prompts: Sequence[Sequence[int]],
-        seeds: Sequence[int],
-        answers: int,
-        temperature: float,
-        longest: int,
-        end: int,
+        self, version: int, prompts: Sequence[Sequence[int]], seeds: Sequence[int], how: Drawing
     ) -> list[list[Drawn]]:
-        """`answers` draws for each prompt by the policy after `version` updates. Raises as the sampler does."""
+        """Draws for each prompt by the policy after `version` updates. Raises as the sampler does."""
         if self.sampler.gives_back:
             torch.cuda.empty_cache()  # what the trainer keeps for later is the engine's now
         self._publish(version)
-        return self.sampler.draw(prompts, seeds, answers, temperature, longest, end)
+        return self.sampler.draw(prompts, seeds, how)
 
     def close(self) -> None:
         """Give the engine's memory back, and take the last version off the disk."""

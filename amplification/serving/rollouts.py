@@ -15,6 +15,15 @@ class Drawn(NamedTuple):
     logprobs: tuple[float, ...]
 
 
+class Drawing(NamedTuple):
+    """So many answers to each prompt, at this temperature, to the token `end` or `longest` tokens."""
+
+    answers: int
+    temperature: float
+    longest: int
+    end: int
+
+
 class RolloutSampler(Protocol):
     """A back end for a trainer. Prompts are token ids and answers come as token ids: nothing is told by its text."""
 
@@ -31,16 +40,8 @@ class RolloutSampler(Protocol):
         """
         ...
 
-    def draw(
-        self,
-        prompts: Sequence[Sequence[int]],
-        seeds: Sequence[int],
-        answers: int,
-        temperature: float,
-        longest: int,
-        end: int,
-    ) -> list[list[Drawn]]:
-        """`answers` draws for each prompt, in order: to the token `end`, or `longest` tokens.
+    def draw(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], how: Drawing) -> list[list[Drawn]]:
+        """`how.answers` draws for each prompt, in order, each prompt with its seed.
 
         The k-th draw of a prompt depends on its seed and k alone. Raises ServingError if the engine fails.
         """

@@ -12,7 +12,7 @@ from amplification.serving.base import ModelRef
 from amplification.serving.checkpoint import Shelf
 from amplification.serving.config import ServingConfig
 from amplification.serving.process import same_random_state
-from amplification.serving.rollouts import Drawn
+from amplification.serving.rollouts import Drawing, Drawn
 from amplification.serving.vllm_engine import Engine, can_sleep
 
 
@@ -49,27 +49,19 @@ class VLLMRollouts:
         if old is not None:
             self._engine.forget(old)
 
-    def draw(
-        self,
-        prompts: Sequence[Sequence[int]],
-        seeds: Sequence[int],
-        answers: int,
-        temperature: float,
-        longest: int,
-        end: int,
-    ) -> list[list[Drawn]]:
+    def draw(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], how: Drawing) -> list[list[Drawn]]:
         if self._engine is None or self._model is None:
             raise ServingError("no weights were published to vLLM, so there is nothing to draw with")
         from vllm import SamplingParams
 
         asked = [
             SamplingParams(
-                n=answers,
-                temperature=temperature,
+                n=how.answers,
+                temperature=how.temperature,
                 seed=seed,
-                max_tokens=longest,
+                max_tokens=how.longest,
                 logprobs=0,
-                stop_token_ids=[end],
+                stop_token_ids=[how.end],
                 ignore_eos=True,  # a model may have other ends of its own, which are ordinary tokens to the trainer
                 detokenize=False,
             )

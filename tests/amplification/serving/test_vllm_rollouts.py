@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from amplification.errors import InputError, ServingError
 from amplification.serving.config import ServingConfig
-from amplification.serving.rollouts import Drawn
+from amplification.serving.rollouts import Drawing, Drawn
 from amplification.serving.vllm_rollouts import VLLMRollouts
 
 pytest.importorskip("vllm")
@@ -31,7 +31,7 @@ def rollouts(request: pytest.FixtureRequest, tiny_model: Path) -> Iterator[VLLMR
 
 
 def draw(rollouts: VLLMRollouts, prompts: Sequence[Sequence[int]] = PROMPTS, answers: int = 1) -> list[list[Drawn]]:
-    return rollouts.draw(prompts, SEEDS[: len(prompts)], answers, HEAT, LONGEST, END)
+    return rollouts.draw(prompts, SEEDS[: len(prompts)], Drawing(answers, HEAT, LONGEST, END))
 
 
 def test_each_version_draws_with_its_own_weights(
