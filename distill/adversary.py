@@ -17,7 +17,7 @@ from amplification.tasks.attack_families import sampled
 from amplification.tasks.attacks import AttackFamily, extra_words
 from amplification.tasks.base import Task
 from amplification.verdict import Failure
-from distill.archive import capped, write_found
+from distill.archive import FOUND_FILE, capped, write_found
 from distill.candidate import Candidate
 from distill.config import AdversaryConfig
 from distill.mutation import Mutator
@@ -124,7 +124,7 @@ def hunt(
     if not result.calls:
         raise StageError(f"the adversaries proposed no question that may be tried: {result.used}")
     rows = capped(result.found, others, share)
-    write_found(rows, out / "found.parquet")
+    write_found(rows, out / FOUND_FILE)
     metrics, kept = result.metrics(), Counter(row.source for row in rows)
     for name, source in metrics["by_source"].items():
         source["kept"] = kept[name]

@@ -10,6 +10,8 @@ from typing import TypeVar
 
 from distill.candidate import Candidate
 
+FOUND_FILE = "found.parquet"
+
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
@@ -90,3 +92,9 @@ def read_found(path: Path) -> list[Found]:
     from pyarrow.parquet import read_table
 
     return [Found(**row) for row in read_table(path).to_pylist()]
+
+
+def questions_of(found: Sequence[Found]) -> list[str]:
+    """Their questions, last those that come first: whoever wants fewer takes the end, where the newest are, and should
+    get some of each cell of those."""
+    return [each.question for each in reversed(found)]

@@ -16,8 +16,9 @@ from typing import Any
 from amplification.agent import Agent
 from amplification.episode import Cost
 from distill.alone import PartlyAlone, judged_alone
+from distill.archive import FOUND_FILE, questions_of, read_found
 from distill.curriculum import SEEDS_A_GENERATION
-from distill.iterate import Iteration, Turn, texts_found
+from distill.iterate import Iteration, Turn
 from distill.labels import Labeller
 from distill.models import Ask
 from distill.progress import Progress
@@ -83,7 +84,7 @@ class CollapsedIteration(Iteration):
         if distill.adversary.enabled:
             warm = self.models.agent("before PPO", base, start)
             adversary = stage("adversary", self._attack(turn, warm, assistant, reward, base))
-            self.found += texts_found(adversary)
+            self.found += questions_of(read_found(adversary / FOUND_FILE))
         practised = self._ppo(turn, base, start, labels, reward, list(self.found), assistant, adversary)
         agent = stage("agent", self._throttled(turn, base, before, practised))
         course.agents.append(agent)

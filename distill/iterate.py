@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from amplification.agent import Agent
 from amplification.episode import Cost
@@ -14,10 +14,10 @@ from amplification.errors import InputError
 from amplification.store import Store
 from amplification.tasks import vocabulary
 from amplification.tasks.attacks import extra_words
-from amplification.tasks.base import Task
 from distill.adversary import Target
+from distill.archive import FOUND_FILE, questions_of, read_found
 from distill.config import RunConfig
-from distill.judgement import Judge
+from distill.evaluation import Evaluator
 from distill.labels import Labeller
 from distill.models import Ask, Models
 from distill.processes import check_with_accelerate
@@ -26,12 +26,8 @@ from distill.results import generation_result
 from distill.stage import Done, Metrics, RunFolder, Work, exclusive, state_of
 
 if TYPE_CHECKING:
-    from distill.archive import Found
     from distill.practice import Prompt
     from distill.refresh import Watched
-
-# A cap on calls of the agent -> how many an attacker needed until its first failure, None if that was not enough.
-Attacker = Callable[[int], int | None]
 
 STAGES = ("labels", "warm_start", "reward", "adversary", "agent", "evaluation")
 
@@ -46,24 +42,6 @@ class Turn(NamedTuple):
 
 class _Ended(Exception):
     """Raised inside `Iteration` alone, after the last stage that it was told to do."""
-
-
-class Evaluator(Protocol):
-    """What measures agents and writes the report; the composition root hands it in."""
-
-    def measure(self, tasks: Mapping[str, Task], answerers: Mapping[str, Ask], seed: int) -> Metrics:
-        """Accuracy of each answerer on held-out questions of every task and level."""
-        ...
-
-    def attack(
-        self, tasks: Mapping[str, Task], before: Ask, after: Ask, judge: Judge, attacker: Attacker, seed: int
-    ) -> Metrics:
-        """Unacceptable answers to held-out attack families, by the agent before and after its training."""
-        ...
-
-    def report(self, results: Mapping[str, Any], folder: Path) -> Path:
-        """Write report.json, report.md and report.html into the run folder; returns the last one's path."""
-        ...
 
 
 class Iteration:
@@ -159,7 +137,7 @@ class Iteration:
         adversary, found = None, list[str]()
         if self.config.distill.adversary.enabled:
             adversary = stage("adversary", self._attack(turn, warm, previous, reward, base))
-            found = texts_found(adversary)
+            found = questions_of(read_found(adversary / FOUND_FILE))
         self.found += found
         agent = stage("agent", self._ppo(turn, base, start, [labels], reward, list(self.found), previous, adversary))
         trained = self.models.agent(f"A{n}", base, agent)
@@ -305,7 +283,7 @@ class Iteration:
         distill = self.config.distill
         ppo, answered, new = distill.ppo.of(turn.level), [], 0
         if ppo.labelled:
-            answered = labelled(newest_labels(labels), all_found(adversary) if adversary else ())
+            answered = labelled(newest_labels(labels), read_found(adversary / FOUND_FILE) if adversary else ())
             new = round(len(answered) * (1 - ppo.labelled) / ppo.labelled)
         else:
             new = ppo.episodes // ppo.answers
@@ -379,19 +357,6 @@ class Iteration:
 def _texts(ask: Ask) -> Callable[[Sequence[str]], list[str]]:
     """Answers as texts; a failed one is "", which no judge accepts."""
     return lambda texts: [answer.text for answer in ask(texts)]
-
-
-def all_found(folder: Path) -> list[Found]:
-    """The failures that an adversary's stage has found."""
-    from distill.archive import read_found
-
-    return read_found(folder / "found.parquet")
-
-
-def texts_found(folder: Path) -> list[str]:
-    """Their questions, last those that come first: whoever wants fewer takes the end, where the newest are, and should
-    get some of each cell of those."""
-    return [found.question for found in reversed(all_found(folder))]
 
 
 def stage_names(config: RunConfig) -> list[str]:
