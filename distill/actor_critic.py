@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from distill.rollout import gathered, kept_positions
+from distill.rollout import kept_columns
 
 
 class ValueHead(torch.nn.Module):
@@ -37,16 +37,15 @@ class ActorCritic(torch.nn.Module):
         # What is sharded as one piece where weights are (accelerate asks the whole module for it).
         self._no_split_modules = getattr(policy, "_no_split_modules", None)
 
-    def forward(self, ids: torch.Tensor, positions: torch.Tensor, **extra: Any) -> tuple[torch.Tensor, ...]:
-        """Logits [n, R, vocabulary] and values [n, R] at `positions` [n, R] of `ids` [n, T], padded on the right.
+    def forward(self, ids: torch.Tensor, states: torch.Tensor, **extra: Any) -> tuple[torch.Tensor, ...]:
+        """Logits [S, vocabulary], in single precision, and values [S] at `states` [S], places in ids.flatten().
 
         `extra` is what else the model wants to know: what sees what (`distill.tree`), or keys and values to go on from,
         which come third with `use_cache`. All of PPO goes through here: where weights are sharded, they are gathered
         when this module is called.
         """
-        columns, where = kept_positions(positions)
+        columns, where = kept_columns(states, ids.shape[1])
         extra.setdefault("use_cache", False)
         out = self.policy(input_ids=ids, logits_to_keep=columns, output_hidden_states=True, **extra)
-        rows = torch.arange(len(ids), device=ids.device)[:, None]
-        found = gathered(out.logits, where), self.value_model(out.hidden_states[-1][rows, positions])
+        found = out.logits.flatten(0, 1)[where].float(), self.value_model(out.hidden_states[-1].flatten(0, 1)[states])
         return (*found, out.past_key_values) if extra["use_cache"] else found

@@ -19,7 +19,7 @@ from distill.config import RewardConfig
 from distill.members import BACKBONE
 from distill.precision import SINGLE, Precision
 from distill.rollout import parts
-from distill.tree import Rows, answered, rows_of
+from distill.tree import Rows, answered, ends_of, rows_of
 from distill.weights import answer_ids, load_tokenizer, parameters, prompt_ids, quiet, require_safetensors
 
 # Rows that go through a member together: small enough to stay in a processor's cache.
@@ -53,13 +53,12 @@ class _Members(torch.nn.Module):
         return SimpleNamespace(hidden_states=(torch.cat(scores, dim=-1),))
 
     def at(self, rows: Rows) -> torch.Tensor:
-        """Raw scores [m, S, members] at the states of some rows."""
-        ids, positions, extra = rows
-        places = torch.arange(len(ids), device=ids.device)[:, None]
+        """Raw scores [S, members] at the states of some rows."""
+        ids, states, extra = rows
         scores = []
         for scorer in self.each():
             hidden = scorer.base_model(input_ids=ids, use_cache=False, **extra).last_hidden_state
-            scores.append(scorer.score(hidden[places, positions]).float())
+            scores.append(scorer.score(hidden.flatten(0, 1)[states]).float())
         return torch.cat(scores, dim=-1)
 
 
@@ -150,7 +149,6 @@ class RewardEnsemble(torch.nn.Module):
         """
         given = answered(prompts, answers)
         self.scored_tokens += given.tokens() * len(self.centre)
-        ends = torch.tensor(given.ends())
         places: list[list[int]] = [[] for _ in given.prompts]
         for place, owner in enumerate(given.owners):
             places[owner].append(place)
@@ -158,10 +156,11 @@ class RewardEnsemble(torch.nn.Module):
         lengths = [len(p) + len(tree.tokens) for p, tree in zip(given.prompts, given.trees, strict=True)]
         for part in parts(lengths, ROWS_AT_ONCE):
             pad = int(self.tokenizer.pad_token_id)
-            rows = rows_of([given.prompts[i] for i in part], [given.trees[i] for i in part], pad)
+            trees = [given.trees[owner] for owner in part]
+            rows = rows_of([given.prompts[owner] for owner in part], trees, pad)
             scores = self.members.at(rows.to(self.centre.device)).cpu()
-            for row, owner in enumerate(part):
-                raw[places[owner]] = scores[row, ends[places[owner]]]
+            for owner, ends in zip(part, ends_of(trees), strict=True):
+                raw[places[owner]] = scores[[ends[given.places[place]] for place in places[owner]]]
         return ((raw - self.centre.cpu()) / self.scale.cpu()).T
 
     def rewards(self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> torch.Tensor:

@@ -28,7 +28,7 @@ from distill.imitation import PART, ProgressCallback, lesson_optimizer
 from distill.pairs import bound_losses, pair_losses
 from distill.progress import Progress
 from distill.trainer_arguments import lesson_arguments
-from distill.tree import rows_of, tree_of
+from distill.tree import ends_of, rows_of, tree_of
 from distill.weights import (
     CHECKPOINT_ABOVE,
     answer_ids,
@@ -158,8 +158,8 @@ class PairCollator:
         self.tokens = 0
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-        """Rows of each part (`distill.tree`), the places [n, 2] of the chosen and the rejected answer's ends in them,
-        and of each pair its margin and what bounds it has.
+        """Rows of each part (`distill.tree`), where in them the chosen and the rejected answer end [n, 2], and of each
+        pair its margin and what bounds it has.
 
         A bound has no chosen answer; the rejected one stands in its place, too, and its pair counts for nothing.
         """
@@ -173,9 +173,8 @@ class PairCollator:
             trees = [tree_of([p[n:] for p in pair], whole=True) for pair, n in zip(pairs, shared, strict=True)]
             laid = rows_of(given, trees, self.pad_token_id)
             self.tokens += sum(map(len, given)) + sum(len(tree.tokens) for tree in trees)
-            ends = torch.tensor([[states[-1] for states in tree.states] for tree in trees])
             batch["rows"].append(laid._asdict())
-            batch["ends"].append(laid.positions.gather(1, ends))
+            batch["ends"].append(laid.states[torch.tensor(ends_of(trees))])
             batch["margin"].append(torch.tensor([float(row["margin"]) for row in part]))
             batch["bound"].append(torch.tensor([not row["chosen_ids"] for row in part]))
             batch["accepted"].append(torch.tensor([bool(row["accepted"]) for row in part]))
@@ -205,11 +204,10 @@ class PairTrainer(RewardTrainer):  # type: ignore[misc]
         total, count = torch.zeros((), device=model.device), 0
         parts = zip(*(inputs[name] for name in ("rows", "ends", "margin", "bound", "accepted")), strict=True)
         for rows, ends, margin, bound, accepted in parts:
-            # The head at the answers' ends alone. No attention mask but a tree's: padding is on the right.
+            # The head at the answers' ends alone.
             scorer = model.get_base_model() if isinstance(model, PeftModel) else model
-            ids = rows["ids"]
-            hidden = scorer.base_model(input_ids=ids, use_cache=False, **rows["extra"]).last_hidden_state
-            scores = scorer.score(hidden[torch.arange(len(ids), device=ids.device)[:, None], ends]).squeeze(-1).float()
+            hidden = scorer.base_model(input_ids=rows["ids"], use_cache=False, **rows["extra"]).last_hidden_state
+            scores = scorer.score(hidden.flatten(0, 1)[ends]).squeeze(-1).float()
             chosen, rejected = scores.unbind(1)
             total = (
                 total + torch.where(bound, bound_losses(rejected, False), pair_losses(chosen, rejected, margin)).sum()

@@ -41,7 +41,7 @@ from distill.draws import Draws
 from distill.experience import Experience, Settings
 from distill.memory import Part
 from distill.practice import Practice
-from distill.rollout import Rollout, at_positions, chosen, parts, roll_out
+from distill.rollout import Rollout, at_states, chosen, parts, roll_out
 from distill.served import Served, as_rollout
 from distill.sharding import own
 from distill.tree import Rows
@@ -88,8 +88,8 @@ class Monitor(Protocol):
 
 
 class _Piece(NamedTuple):
-    """A few prompts with their answers: rows for a model, the state [m, K, R] that predicts each answer's token, and
-    the places of the answers in the rollout."""
+    """A few prompts with their answers: rows for a model, which state predicts each answer's tokens [m, K, R], and the
+    places of the answers in the rollout."""
 
     rows: Rows
     states: torch.Tensor
@@ -226,10 +226,10 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         drawn = engine.draw(self.update, prompts, seeds, Drawing(self.draws.each, heat, longest, end))
         theirs = as_rollout(prompts, drawn, longest, end, tokenizer.pad_token_id)
         logprobs, values = torch.zeros_like(theirs.logprobs), torch.zeros_like(theirs.values)
-        for (ids, positions, extra), states, places in self._parts(theirs):
-            logits, critic = self.inner(ids, positions, **extra)
+        for (ids, kept, extra), states, places in self._parts(theirs):
+            logits, critic = self.inner(ids, kept, **extra)
             logprobs[places] = chosen(logits, states, theirs.answers[places].to(logits.device), heat).logprobs.cpu()
-            values[places] = critic.gather(1, states.flatten(1)).view(-1, longest).cpu()
+            values[places] = critic[states].view(-1, longest).cpu()
         logprobs, values = (torch.where(theirs.mask, each, 0.0) for each in (logprobs, values))
         change = logprobs - theirs.logprobs
         self._check_drift(change)
@@ -246,8 +246,8 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         scores = self._scores(rollout)
         reference, values = torch.zeros_like(rollout.logprobs), rollout.values
         for part in self._parts(rollout):
-            ids, positions, extra = part.rows
-            logits = at_positions(self.ref_model, ids, positions, **extra)
+            ids, kept, extra = part.rows
+            logits = at_states(self.ref_model, ids, kept, **extra)
             answers = rollout.answers[part.places].to(logits.device)
             reference[part.places] = chosen(logits, part.states, answers, args.temperature).logprobs.cpu()
         kl = torch.where(mask, kl_of(rollout.logprobs, reference, args.kl_estimator), 0.0)
@@ -302,9 +302,9 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         # Processes wait for each other in each piece, so all have as many; what they lack is a row that counts nothing.
         lacking = self.most(max(1, len(pieces))) - len(pieces)
         spare = [next(self._parts(rollout, [0]))] * lacking if lacking else []
-        for number, ((ids, positions, extra), states, places) in enumerate([*pieces, *spare]):
+        for number, ((ids, kept, extra), states, places) in enumerate([*pieces, *spare]):
             with self._accumulating(last=number + 1 == len(pieces) + lacking):
-                logits, values = self.model(ids, positions, **extra)
+                logits, values = self.model(ids, kept, **extra)
                 device = logits.device
                 answers, mask = rollout.answers[places].to(device), rollout.mask[places].to(device)
                 if number >= len(pieces):
@@ -315,7 +315,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
                     self._check_drift(change)
                 surrogate = policy_losses(change.exp(), experience.advantages[places].to(device), args.cliprange)
                 old, returns = experience.values[places].to(device), experience.returns[places].to(device)
-                values = values.gather(1, states.flatten(1)).view(mask.shape)
+                values = values[states].view(mask.shape)
                 error = value_losses(values, old, returns, args.cliprange_value)
                 sums = [(each * mask).sum() for each in (surrogate, error, entropy)]
                 loss = (sums[0] + args.vf_coef * sums[1] - self.settings.entropy_bonus * sums[2]) / count

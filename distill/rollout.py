@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import torch
 
 from distill.tree import Rows, Tree, rows_of, states_of, tree_of
-from distill.weights import padded
 
 
 class Distinct(NamedTuple):
@@ -59,11 +58,16 @@ class Rollout:
     def distinct(self) -> Distinct:
         """The answers without repetitions."""
         owners = torch.arange(len(self.prompts)).repeat_interleave(self.each)
-        keyed = torch.cat([owners[:, None], self.mask.sum(1)[:, None], self.answers], dim=1)
-        rows, index = torch.unique(keyed, dim=0, return_inverse=True)
-        begins = torch.searchsorted(rows[:, 0].contiguous(), torch.arange(len(self.prompts)))
-        texts = [row[2 : 2 + row[1]] for row in rows.tolist()]
-        return Distinct(rows[:, 0].tolist(), texts, index, index.view(len(self.prompts), -1) - begins[:, None])
+        # Numbers for what is alike so far, token by token: numbers are sorted faster than rows. 0 is no token.
+        index, tokens = owners, torch.where(self.mask, self.answers + 1, 0)
+        for column in tokens.T:
+            index = torch.unique(index * (int(tokens.max()) + 1) + column, return_inverse=True)[1]
+        some = torch.empty(int(index.max()) + 1, dtype=torch.long)
+        some[index] = torch.arange(len(index))
+        begins = torch.searchsorted(owners[some], torch.arange(len(self.prompts)))
+        lengths = self.mask[some].sum(1).tolist()
+        texts = [row[:length] for row, length in zip(self.answers[some].tolist(), lengths, strict=True)]
+        return Distinct(owners[some].tolist(), texts, index, index.view(len(self.prompts), -1) - begins[:, None])
 
     @cached_property
     def trees(self) -> list[Tree]:
@@ -78,7 +82,7 @@ class Rollout:
         return (torch.tensor(prompts, dtype=torch.long)[:, None] * self.each + torch.arange(self.each)).flatten()
 
     def batch(self, prompts: Sequence[int], pad: int) -> tuple[Rows, torch.Tensor]:
-        """Some prompts with their answers, and the state [m, K, R] that predicts each token of each answer."""
+        """Some prompts with their answers, and which state predicts each token of each answer, [m, K, R]."""
         trees, places = [self.trees[i] for i in prompts], self.distinct.places[list(prompts)]
         rows = rows_of([self.prompts[i] for i in prompts], trees, pad)
         return rows, states_of(trees, places, self.answers.shape[1])
@@ -101,21 +105,23 @@ def uniform(rows: int, steps: int, seed: int) -> torch.Tensor:
     return torch.rand(rows, steps, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def kept_positions(positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The distinct positions, for a model's `logits_to_keep`, and where among them each of `positions` [n, R] is."""
-    columns, where = torch.unique(positions, return_inverse=True)
-    return columns, where
+def ends_of(ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Where the last tokens of rows of these `lengths` [n] stand, as places in ids.flatten()."""
+    return torch.arange(len(ids)) * ids.shape[1] + lengths - 1
 
 
-def gathered(logits: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
-    """[n, columns, vocabulary] at `where` [n, R] -> [n, R, vocabulary], in single precision."""
-    return logits[torch.arange(len(logits), device=logits.device)[:, None], where].float()
+def kept_columns(states: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The columns of rows of `width` that `states` [S] stand in, for a model's `logits_to_keep`, and the states' places
+    in what is left of the rows."""
+    columns, where = torch.unique(states % width, return_inverse=True)
+    return columns, states // width * len(columns) + where
 
 
-def at_positions(model: Any, ids: torch.Tensor, positions: torch.Tensor, **extra: torch.Tensor) -> torch.Tensor:
-    """Logits [n, R, vocabulary] of `model` for `ids` [n, T] at `positions` [n, R]; `extra` as in `distill.tree`."""
-    columns, where = kept_positions(positions)
-    return gathered(model(input_ids=ids, use_cache=False, logits_to_keep=columns, **extra).logits, where)
+def at_states(model: Any, ids: torch.Tensor, states: torch.Tensor, **extra: torch.Tensor) -> torch.Tensor:
+    """Logits [S, vocabulary] of `model` for `ids` [r, T] at `states` [S], in single precision, as in `distill.tree`."""
+    columns, where = kept_columns(states, ids.shape[1])
+    logits = model(input_ids=ids, use_cache=False, logits_to_keep=columns, **extra).logits
+    return logits.flatten(0, 1)[where].float()  # type: ignore[no-any-return]
 
 
 class Chosen(NamedTuple):
@@ -126,11 +132,10 @@ class Chosen(NamedTuple):
 
 
 def chosen(logits: torch.Tensor, states: torch.Tensor, answers: torch.Tensor, temperature: float) -> Chosen:
-    """Of `answers` [m K, R], from the logits [m, S, vocabulary] of the `states` [m, K, R] that predict them."""
+    """Of `answers` [m K, R], from logits [S, vocabulary] of all states, of which `states` [m, K, R] predict them."""
     logprobs = torch.log_softmax(logits / temperature, dim=-1)
     entropy = -(logprobs.exp() * logprobs).sum(dim=-1)
-    rows = torch.arange(len(logits), device=logits.device)[:, None, None]
-    found = logprobs[rows, states, answers.view(states.shape)], entropy[rows, states]
+    found = logprobs[states, answers.view(states.shape)], entropy[states]
     return Chosen(*(each.reshape(answers.shape) for each in found))
 
 
@@ -168,33 +173,38 @@ def roll_out(
 
 
 class _Stem:
-    """What answers have begun with so far, at first the prompts alone: a row for each distinct beginning."""
+    """What answers have begun with so far, at first the prompts alone: a state for each distinct beginning.
+
+    All of a prompt's states are tokens of one row of a batch, which gets longer as answers do.
+    """
 
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]], pad: int, cached: bool) -> None:
-        self.model, self.device = model, next(model.parameters()).device
-        self.lengths = torch.tensor([len(prompt) for prompt in prompts])
-        ids = padded(prompts, pad).to(self.device)
-        self.seen = (torch.arange(ids.shape[1]) < self.lengths[:, None]).long()
-        logits, values, *kept = model(ids, (self.lengths - 1)[:, None].to(self.device), use_cache=cached)
-        self.logits, self.values, self.kept = logits[:, 0].float().cpu(), values[:, 0].cpu(), kept
+        self.model, self.pad, self.device = model, pad, next(model.parameters()).device
+        ids, states, extra = rows_of(prompts, [Tree([], [], [[0]])] * len(prompts), pad)
+        self.count, (self.row, column) = len(ids), (states // ids.shape[1], states % ids.shape[1])
+        self.depth = extra["position_ids"][self.row, column]
+        self.sees = extra["attention_mask"][self.row, 0, column]
+        self._through(ids, states, use_cache=cached, **extra)
 
     def grow(self, parents: torch.Tensor, tokens: torch.Tensor) -> None:
         """Beginnings that are one token longer: `tokens` [s] behind the present ones `parents` [s]."""
-        cache = self.kept[0]
-        if not torch.equal(parents, torch.arange(len(self.lengths))):
-            cache.batch_select_indices(parents.to(self.device))
-        # The padding between a prompt and its answer must not be looked at from behind it.
-        self.seen = torch.cat([self.seen[parents], torch.ones(len(parents), 1, dtype=torch.long)], dim=1)
-        positions, self.lengths = self.lengths[parents], self.lengths[parents] + 1
-        logits, values, *self.kept = self.model(
-            tokens[:, None].to(self.device),
-            torch.zeros(len(tokens), 1, dtype=torch.long, device=self.device),
-            past_key_values=cache,
-            attention_mask=self.seen.to(self.device),
-            position_ids=positions[:, None].to(self.device),
-            use_cache=True,
-        )
-        self.logits, self.values = logits[:, 0].float().cpu(), values[:, 0].cpu()
+        self.row, self.depth, sees = self.row[parents], self.depth[parents] + 1, self.sees[parents]
+        column = _numbered(self.row, self.count)
+        width, seen = 1 + int(column.max()), sees.shape[1]
+        ids, depth = torch.full((self.count, width), self.pad), torch.zeros(self.count, width, dtype=torch.long)
+        ids[self.row, column], depth[self.row, column] = tokens, self.depth
+        mask = torch.zeros(self.count, width, seen + width, dtype=torch.bool)
+        mask[self.row, column, :seen] = sees
+        mask[:, :, seen:] = torch.eye(width, dtype=torch.bool)
+        self.sees = mask[self.row, column]
+        extra = {"attention_mask": mask[:, None], "position_ids": depth}
+        self._through(ids, self.row * width + column, past_key_values=self.kept[0], use_cache=True, **extra)
+
+    def _through(self, ids: torch.Tensor, states: torch.Tensor, **extra: Any) -> None:
+        """`states` of more tokens `ids`, which become the present ones."""
+        there = {name: each.to(self.device) if isinstance(each, torch.Tensor) else each for name, each in extra.items()}
+        logits, values, *self.kept = self.model(ids.to(self.device), states.to(self.device), **there)
+        self.logits, self.values = logits.float().cpu(), values.cpu()
 
 
 def _drawn(
@@ -202,7 +212,7 @@ def _drawn(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Answers, mask, log-probabilities and values [n, R] of one part."""
     rows, longest = draws.shape
-    state = torch.arange(len(stem.lengths)).repeat_interleave(rows // len(stem.lengths))
+    state = torch.arange(len(stem.row)).repeat_interleave(rows // len(stem.row))
     running = torch.ones(rows, dtype=torch.bool)
     answers, mask = torch.full(draws.shape, pad), torch.zeros(draws.shape, dtype=torch.bool)
     logprobs, values = torch.zeros(draws.shape), torch.zeros(draws.shape)
@@ -229,12 +239,16 @@ def _drawn(
 def _tokens(logprobs: torch.Tensor, state: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
     """The token that each draw [n] falls on in its state's [n] distribution [s, vocabulary] (inverse transform)."""
     summed = logprobs.double().exp().cumsum(dim=-1)
-    order = torch.argsort(state, stable=True)
-    counts = torch.bincount(state, minlength=len(summed))
-    column = torch.arange(len(state)) - (counts.cumsum(0) - counts)[state[order]]
-    level = torch.zeros(len(summed), int(counts.max()), dtype=torch.float64)
-    level[state[order], column] = draws[order] * summed[state[order], -1]
+    column = _numbered(state, len(summed))
+    level = torch.zeros(len(summed), 1 + int(column.max()), dtype=torch.float64)
+    level[state, column] = draws * summed[state, -1]
     found = torch.searchsorted(summed, level, right=True).clamp(max=summed.shape[1] - 1)
-    tokens = torch.empty_like(state)
-    tokens[order] = found[state[order], column]
-    return tokens
+    return found[state, column]
+
+
+def _numbered(group: torch.Tensor, groups: int) -> torch.Tensor:
+    """The number [n] that each has among those of its `group` [n], in order."""
+    order, counts = torch.argsort(group, stable=True), torch.bincount(group, minlength=groups)
+    numbers = torch.empty_like(group)
+    numbers[order] = torch.arange(len(group)) - (counts.cumsum(0) - counts)[group[order]]
+    return numbers

@@ -16,7 +16,7 @@ import torch
 from distill.averaging import move
 from distill.config import AdapterConfig
 from distill.optimizer import trainable
-from distill.rollout import at_positions, parts
+from distill.rollout import at_states, ends_of, parts
 from distill.weights import load_policy, load_tokenizer, padded, prompt_ids, quiet, save_policy
 
 # Halvings of the interval in which the share lies: to about a hundredth of the way.
@@ -46,9 +46,10 @@ def divergence(
         rows = [list(prompts[place]) for place in part]
         running = torch.ones(len(rows), dtype=torch.bool)
         for _ in range(most):
-            ids, last = padded(rows, pad), torch.tensor([[len(row) - 1] for row in rows])
+            ids = padded(rows, pad)
+            ends = ends_of(ids, torch.tensor([len(row) for row in rows]))
             mine, theirs = (
-                torch.log_softmax(at_positions(one, ids.to(one.device), last.to(one.device))[:, 0], dim=-1).cpu()
+                torch.log_softmax(at_states(one, ids.to(one.device), ends.to(one.device)), dim=-1).cpu()
                 for one in (model, reference)
             )
             apart = (mine.exp() * (mine - theirs)).sum(dim=-1)

@@ -1,6 +1,7 @@
 """Tree: several answers to one prompt as a prefix tree behind it, so that what they share goes through the model once.
 
-A prompt with K answers costs its own tokens and those of the distinct beginnings of its answers, not K prompts.
+A prompt with K answers costs its own tokens and those of the distinct beginnings of its answers, not K prompts. Short
+prompts share a row of the batch, so that little of it is padding, and none sees another.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+
+# Tokens that a row has room for at least. Attention goes over the whole row, so a wide one is no gain either.
+ROOM = 64
 
 
 class Tree(NamedTuple):
@@ -24,28 +28,28 @@ class Tree(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Prompts with their trees behind them, as rows of a batch.
+    """Prompts with their trees behind them, several in a row of a batch where there is room.
 
-    ids [m, T], padded on the right; positions [m, S] of the states in a row. `extra` is what a model must be told
-    besides: nothing where each tree is a chain, else position_ids [m, T] and attention_mask [m, 1, T, T], True where a
-    token (row) sees another one (column).
+    ids [r, T]; states [S]: where the states of all prompts stand, those of one together, as places in ids.flatten().
+    `extra` is what a model must be told besides: position_ids [r, T], how deep a token stands behind its own prompt's
+    beginning, and attention_mask [r, 1, T, T], True where a token (row) sees another one (column).
     """
 
     ids: torch.Tensor
-    positions: torch.Tensor
+    states: torch.Tensor
     extra: dict[str, torch.Tensor]
 
     def to(self, device: torch.device) -> Rows:
         """The same on a device."""
         extra = {name: tensor.to(device) for name, tensor in self.extra.items()}
-        return Rows(self.ids.to(device), self.positions.to(device), extra)
+        return Rows(self.ids.to(device), self.states.to(device), extra)
 
 
 class Answered(NamedTuple):
     """Answers by their prompts, each distinct prompt and answer once.
 
     owners[i] and places[i] are the prompt of the i-th answer, and which of its tree's answers it is. The trees hold
-    whole answers: the last state of one is its last token.
+    whole answers.
     """
 
     prompts: list[tuple[int, ...]]
@@ -56,10 +60,6 @@ class Answered(NamedTuple):
     def tokens(self) -> int:
         """Tokens that go through a model."""
         return sum(map(len, self.prompts)) + sum(len(tree.tokens) for tree in self.trees)
-
-    def ends(self) -> list[int]:
-        """The state of each answer's last token."""
-        return [self.trees[o].states[p][-1] for o, p in zip(self.owners, self.places, strict=True)]
 
 
 def tree_of(answers: Sequence[Sequence[int]], whole: bool = False) -> Tree:
@@ -95,43 +95,62 @@ def answered(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]])
 def rows_of(prompts: Sequence[Sequence[int]], trees: Sequence[Tree], pad: int) -> Rows:
     """Prompts and their trees as a batch."""
     lengths = [len(prompt) + len(tree.tokens) for prompt, tree in zip(prompts, trees, strict=True)]
-    ids = np.full((len(prompts), max(lengths)), pad)
-    positions = np.zeros((len(prompts), 1 + max(len(tree.tokens) for tree in trees)), dtype=np.int64)
-    for row, (prompt, tree) in enumerate(zip(prompts, trees, strict=True)):
-        ids[row, : lengths[row]] = [*prompt, *tree.tokens]
-        # Where a row has fewer states than others, its prompt's last token stands in.
-        positions[row] = len(prompt) - 1
-        positions[row, : 1 + len(tree.tokens)] += np.arange(1 + len(tree.tokens))
-    plain = all(_is_chain(tree) for tree in trees)
-    extra = {} if plain else _visibility(prompts, trees, max(lengths))
-    return Rows(torch.from_numpy(ids), torch.from_numpy(positions), extra)
+    places = _packed(lengths, max(ROOM, *lengths))
+    count = 1 + max(row for row, _ in places)
+    width = max(begin + length for (_, begin), length in zip(places, lengths, strict=True))
+    ids, depth = np.full((count, width), pad), np.zeros((count, width), dtype=np.int64)
+    before = np.tri(width, dtype=bool)
+    # Padding sees itself: attention to nothing at all is no number.
+    sees = np.tile(np.eye(width, dtype=bool), (count, 1, 1))
+    states: list[int] = []
+    for prompt, tree, length, (row, begin) in zip(prompts, trees, lengths, places, strict=True):
+        nodes, end = begin + len(prompt), begin + length
+        ids[row, begin:end] = [*prompt, *tree.tokens]
+        depth[row, begin:nodes] = np.arange(len(prompt))
+        sees[row, begin:nodes, begin:nodes] = before[: len(prompt), : len(prompt)]
+        sees[row, nodes:end, begin:nodes] = True
+        depth[row, nodes:end] = len(prompt)
+        for node, parent in enumerate(tree.parents):
+            if parent >= 0:
+                sees[row, nodes + node] |= sees[row, nodes + parent]
+                depth[row, nodes + node] = depth[row, nodes + parent] + 1
+        states.extend(range(row * width + nodes - 1, row * width + end))
+    extra = {"attention_mask": torch.from_numpy(sees).unsqueeze(1), "position_ids": torch.from_numpy(depth)}
+    return Rows(torch.from_numpy(ids), torch.tensor(states), extra)
 
 
 def states_of(trees: Sequence[Tree], places: torch.Tensor, longest: int) -> torch.Tensor:
-    """The state [m, K, longest] that predicts each token of each answer; behind an answer's end, the prompt's.
+    """Which of all prompts' states predicts each token of each answer, [m, K, longest]; behind its end, the prompt's.
 
     places [m, K]: which of its tree's answers each of a prompt's K answers is.
     """
     states = np.zeros((len(trees), max(len(tree.states) for tree in trees), longest), dtype=np.int64)
+    first = 0
     for row, tree in enumerate(trees):
+        states[row] = first
         for answer, along in enumerate(tree.states):
-            states[row, answer, : len(along)] = along
+            states[row, answer, : len(along)] += along
+        first += 1 + len(tree.tokens)
     return torch.from_numpy(states)[torch.arange(len(trees))[:, None], places]
 
 
-def _is_chain(tree: Tree) -> bool:
-    return tree.parents == list(range(-1, len(tree.tokens) - 1))
+def ends_of(trees: Sequence[Tree]) -> list[list[int]]:
+    """Which of all prompts' states each of a tree's whole answers ends in, tree by tree."""
+    ends, first = list[list[int]](), 0
+    for tree in trees:
+        ends.append([first + states[-1] for states in tree.states])
+        first += 1 + len(tree.tokens)
+    return ends
 
 
-def _visibility(prompts: Sequence[Sequence[int]], trees: Sequence[Tree], width: int) -> dict[str, torch.Tensor]:
-    """A node sees the prompt, the nodes that it stands behind, and itself; its position is how deep it stands."""
-    sees = np.tile(np.tri(width, dtype=bool), (len(prompts), 1, 1))
-    places = np.tile(np.arange(width), (len(prompts), 1))
-    for row, (prompt, tree) in enumerate(zip(prompts, trees, strict=True)):
-        begin = len(prompt)
-        sees[row, begin:, begin:] = np.eye(width - begin, dtype=bool)
-        for node, parent in enumerate(tree.parents):
-            if parent >= 0:
-                sees[row, begin + node] |= sees[row, begin + parent]
-            places[row, begin + node] = places[row, begin + parent] + 1 if parent >= 0 else begin
-    return {"attention_mask": torch.from_numpy(sees).unsqueeze(1), "position_ids": torch.from_numpy(places)}
+def _packed(lengths: Sequence[int], width: int) -> list[tuple[int, int]]:
+    """Row and first column of each piece of these lengths, in rows of `width`: first fit, the longest first."""
+    used: list[int] = []
+    places = [(0, 0)] * len(lengths)
+    for piece in sorted(range(len(lengths)), key=lambda piece: -lengths[piece]):
+        row = next((row for row, full in enumerate(used) if full + lengths[piece] <= width), len(used))
+        if row == len(used):
+            used.append(0)
+        places[piece] = (row, used[row])
+        used[row] += lengths[piece]
+    return places

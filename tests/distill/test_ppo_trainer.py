@@ -16,7 +16,7 @@ from distill.config import PPOSettings
 from distill.ensemble import RewardEnsemble
 from distill.ppo import Parts, make_optimizer, make_trainer, train_ppo, trl_arguments
 from distill.ppo_trainer import PPOTrainer, TrlPPOTrainer, trl_ppo
-from distill.rollout import Rollout, at_positions, chosen, roll_out, uniform
+from distill.rollout import Rollout, at_states, chosen, roll_out, uniform
 from distill.weights import load_merged, load_policy, load_tokenizer, prompt_ids, quiet, scorer_from
 from tests.distill.training import LINEAR, digits, silent, spread
 
@@ -143,9 +143,9 @@ def test_a_tree_of_answers_has_the_log_probabilities_of_each_alone(base: Path, w
         len(text) - 1 for text in texts
     )  # something is shared
     assert {len(text) for text in texts} == {1, 2, 3}
-    (ids, positions, extra), states = together.batch([0, 1], pad)
+    (ids, kept, extra), states = together.batch([0, 1], pad)
     with torch.no_grad():
-        logits = at_positions(policy, ids, positions, **extra)
+        logits = at_states(policy, ids, kept, **extra)
     found = chosen(logits, states, together.answers, 2.0)
     assert torch.where(together.mask, found.logprobs - together.logprobs, 0.0).abs().max() < 1e-4
 

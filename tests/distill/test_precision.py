@@ -11,7 +11,7 @@ from amplification.errors import InputError, StageError
 from distill.config import PPOSettings
 from distill.ppo import train_ppo
 from distill.precision import SINGLE, Precision
-from distill.rollout import at_positions, chosen
+from distill.rollout import at_states, chosen
 from distill.tree import rows_of, states_of, tree_of
 from distill.weights import load_merged, load_policy, load_tokenizer, prompt_ids
 from tests.distill.training import FULL, LORA, digits, silent
@@ -23,7 +23,7 @@ HALF = Precision(torch.bfloat16)
 def test_log_probabilities_are_near_and_their_gradients_in_single_precision(base: Path, method: object) -> None:
     prompts = prompt_ids(load_tokenizer(base), digits())
     trees = [tree_of([[0]]) for _ in prompts]
-    ids, positions, _ = rows_of(prompts, trees, 0)
+    ids, kept, extra = rows_of(prompts, trees, 0)
     states = states_of(trees, torch.zeros(len(prompts), 1, dtype=torch.long), 1)
     answers = torch.arange(len(prompts))[:, None] % 20
     found = {}
@@ -32,7 +32,7 @@ def test_log_probabilities_are_near_and_their_gradients_in_single_precision(base
         before = list(policy.parameters())
         precision.prepare(policy)
         assert all(a is b for a, b in zip(before, policy.parameters(), strict=True))
-        logprobs, _ = chosen(at_positions(policy, ids, positions), states, answers, 1.0)
+        logprobs, _ = chosen(at_states(policy, ids, kept, **extra), states, answers, 1.0)
         logprobs.sum().backward()
         assert logprobs.dtype == torch.float32
         assert {p.grad.dtype for p in policy.parameters() if p.grad is not None} == {torch.float32}

@@ -24,7 +24,7 @@ from distill.ppo_state import latest
 from distill.ppo_trainer import PPOTrainer
 from distill.precision import output_head
 from distill.progress import silent
-from distill.rollout import at_positions
+from distill.rollout import at_states, ends_of
 from distill.utilisation import peak_memory
 from distill.weights import load_merged, padded, parameters, quiet, save_policy
 
@@ -229,11 +229,9 @@ def test_what_is_published_is_what_was_trained(
 @torch.no_grad()
 def _first_tokens(model: Any, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
     """Probabilities [n, vocabulary] of each answer's first token."""
-    ids, last = (
-        padded(prompts, 0).to(model.device),
-        torch.tensor([[len(prompt) - 1] for prompt in prompts]).to(model.device),
-    )
-    return at_positions(model, ids, last)[:, 0].softmax(-1).cpu()
+    ids = padded(prompts, 0)
+    ends = ends_of(ids, torch.tensor([len(prompt) for prompt in prompts]))
+    return at_states(model, ids.to(model.device), ends.to(model.device)).softmax(-1).cpu()
 
 
 def test_the_benchmark_measures_what_it_says(bench: Bench) -> None:
