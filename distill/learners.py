@@ -26,10 +26,6 @@ from distill.progress import silent
 from distill.reward import make_pairs, train_reward
 from distill.selection import value_of
 
-# Each learner's own answers to a candidate: so many draws at this temperature, since a learner that is nearly sure
-# should show its second guess, too.
-DRAWS = 3
-TEMPERATURE = 1.5
 COUNTED = ("parameters", "forward_tokens", "train_tokens")
 
 Metrics = dict[str, Any]
@@ -90,7 +86,9 @@ class Learners:
         drawn = 0
         for member, agent in enumerate(agents):
             seed = self.seed * 100 + 10 * number + member
-            drawn_here = drawn_answers(self.base, agent, questions, DRAWS, self.answer_tokens, TEMPERATURE, seed)
+            # Its likeliest one alone. With guesses besides, a question was worth the more the more answers its task
+            # has, and one that all learners know was worth as much as another (docs/log.md).
+            drawn_here = drawn_answers(self.base, agent, questions, 1, self.answer_tokens, 0.0, seed)
             drawn += drawn_here[1]
             found = [list(dict.fromkeys([*old, *new])) for old, new in zip(found, drawn_here[0], strict=True)]
         rows = [(question, answer) for question, answers in zip(questions, found, strict=True) for answer in answers]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-# Tokens that a row has room for at least. Attention goes over the whole row, so a wide one is no gain either.
+# Tokens that a row has room for, or for one prompt. Attention goes over the whole row, so a wide one is no gain either.
 ROOM = 64
 
 
@@ -144,13 +144,15 @@ def ends_of(trees: Sequence[Tree]) -> list[list[int]]:
 
 
 def _packed(lengths: Sequence[int], width: int) -> list[tuple[int, int]]:
-    """Row and first column of each piece of these lengths, in rows of `width`: first fit, the longest first."""
-    used: list[int] = []
+    """Row and first column of each piece of these lengths, in rows of about `width`.
+
+    The longest first, each to the row that is emptiest: so each row gets some of every length, and as their answers
+    branch out as much in one as in another, rows stay even while answers grow.
+    """
+    used = [0] * -(-sum(lengths) // width)
     places = [(0, 0)] * len(lengths)
     for piece in sorted(range(len(lengths)), key=lambda piece: -lengths[piece]):
-        row = next((row for row, full in enumerate(used) if full + lengths[piece] <= width), len(used))
-        if row == len(used):
-            used.append(0)
+        row = min(range(len(used)), key=used.__getitem__)
         places[piece] = (row, used[row])
         used[row] += lengths[piece]
     return places
