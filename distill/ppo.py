@@ -22,7 +22,7 @@ from distill.config import AdapterConfig, PPOSettings
 from distill.ensemble import RewardEnsemble
 from distill.experience import Settings
 from distill.known import KnownReward
-from distill.optimizer import optimizer_for, trainable
+from distill.optimizer import LAST_RATE, optimizer_for, trainable
 from distill.ppo_trainer import PPOConfig, PPOTrainer
 from distill.practice import Hardest, Practice, Prompt
 from distill.precision import Precision
@@ -290,7 +290,7 @@ def make_optimizer(
     warm = settings.critic_warmup if settings.answers == 1 else 0  # answers that are compared need no critic
 
     def policy_rate(update: int) -> float:
-        return 0.0 if update < warm else max(0.1, 1 - (update - warm) / max(1, updates - warm))
+        return 0.0 if update < warm else max(LAST_RATE, 1 - (update - warm) / max(1, updates - warm))
 
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, [policy_rate, lambda _: 1.0])
 

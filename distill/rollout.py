@@ -83,9 +83,16 @@ class Rollout:
 
     def batch(self, prompts: Sequence[int], pad: int) -> tuple[Rows, torch.Tensor]:
         """Some prompts with their answers, and which state predicts each token of each answer, [m, K, R]."""
-        trees, places = [self.trees[i] for i in prompts], self.distinct.places[list(prompts)]
-        rows = rows_of([self.prompts[i] for i in prompts], trees, pad)
-        return rows, states_of(trees, places, self.answers.shape[1])
+        key = tuple(prompts)
+        if key not in self._batches:  # the policy often sees the same ones as the reference
+            trees, places = [self.trees[i] for i in prompts], self.distinct.places[list(prompts)]
+            rows = rows_of([self.prompts[i] for i in prompts], trees, pad)
+            self._batches[key] = rows, states_of(trees, places, self.answers.shape[1])
+        return self._batches[key]
+
+    @cached_property
+    def _batches(self) -> dict[tuple[int, ...], tuple[Rows, torch.Tensor]]:
+        return {}
 
     def tokens(self, among: Sequence[int] | None = None) -> int:
         """Tokens that go through a model where all prompts, or some of them, do with their answers."""

@@ -13,6 +13,7 @@ from distill.actor_critic import ActorCritic
 from distill.config import PPOSettings
 from distill.memory import OutOfMemory, Part
 from distill.ppo import train_ppo
+from distill.weights import load_tokenizer, prompt_ids
 from tests.distill.training import LINEAR, digits, silent
 
 FITS = 8
@@ -48,13 +49,13 @@ def test_where_nothing_can_be_halved_training_ends_with_a_remedy(rows: int, alon
 def test_training_in_smaller_parts_learns_the_same(
     base: Path, reward: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A device that holds `FITS` rows, against one that was told so."""
+    """A device that holds the tokens of `FITS` prompts, against one that was told so."""
     told = SETTINGS.model_copy(update={"part": FITS})
     train_ppo(base, None, reward, digits(), LINEAR, told, tmp_path / "told", 1, silent)
-    whole = ActorCritic.forward
+    whole, longest = ActorCritic.forward, max(map(len, prompt_ids(load_tokenizer(base), digits())))
 
     def small(self: ActorCritic, ids: torch.Tensor, *rest: Any, **more: Any) -> Any:
-        if len(ids) > FITS:
+        if ids.numel() > FITS * (longest + 1):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return whole(self, ids, *rest, **more)
 
