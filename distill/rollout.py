@@ -1,8 +1,7 @@
 """Rollout: answers that the policy gives to a batch of prompts, token by token, with their log-probabilities.
 
-Rows are taken in parts of similar length and padded on the right, where a causal model does not look: no row waits for
-the longest of its batch, and attention needs no mask. Logits are computed where an answer stands and nowhere else, and
-what several answers to one prompt begin with goes through the model once.
+Prompts share the rows of a batch (`distill.tree`), so that none waits for the longest. Logits are computed where an
+answer stands and nowhere else, and what several answers to one prompt begin with goes through the model once.
 """
 
 from __future__ import annotations
