@@ -59,7 +59,7 @@ class SelectionConfig(Settings):
 
     In rounds: the first one's questions are random; before each later one a learner and a reward ensemble are trained
     for `steps` on the labels so far, and their view of `pool` candidates for each question asked chooses (see
-    `distill.selection`). That this needs fewer labels than random has not been shown yet (docs/log.md).
+    `distill.selection`). It takes a few percent fewer labels than random, and training to choose (docs/benchmarks.md).
     """
 
     by: SelectionRule = "random"
