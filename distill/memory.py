@@ -1,4 +1,4 @@
-"""Memory that does not suffice: fewer rows at once, and the batch stays what it is."""
+"""Memory that does not suffice: fewer prompts at once, and the batch stays what it is."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ T = TypeVar("T")
 
 
 class OutOfMemory(StageError):
-    """The device's memory did not suffice for `part` rows at once, and here nothing can be done about it."""
+    """The device's memory did not suffice for `part` prompts at once, and here nothing can be done about it."""
 
     def __init__(self, part: int) -> None:
         self.part = part
-        super().__init__(f"out of memory with {part} rows at once; set distill.ppo.part to {max(1, part // 2)}")
+        super().__init__(f"out of memory with {part} prompts at once; set distill.ppo.part to {max(1, part // 2)}")
 
 
 class Part:
-    """How many rows go through the model together."""
+    """How many prompts go through the model together."""
 
-    def __init__(self, rows: int, alone: bool) -> None:
+    def __init__(self, prompts: int, alone: bool) -> None:
         """`alone`: no other process waits for this one, so that it may do a step over again."""
-        self.rows, self.alone = rows, alone
+        self.prompts, self.alone = prompts, alone
 
     def fitting(self, work: Callable[[], T]) -> T:
-        """Do `work`, which reads `rows`; over again with half of them for as long as memory does not suffice.
+        """Do `work`, which reads `prompts`; over again with half of them for as long as memory does not suffice.
 
-        Raises OutOfMemory with one row, or where other processes are in the middle of the same work.
+        Raises OutOfMemory with one prompt, or where other processes are in the middle of the same work.
         """
         while True:
             try:
                 return work()
             except torch.OutOfMemoryError:
-                failed = self.rows
+                failed = self.prompts
             # Here, where the failed work's tensors are no longer held by its traceback.
             if failed == 1 or not self.alone:
                 raise OutOfMemory(failed)
             gc.collect()
             torch.cuda.empty_cache()
-            self.rows = failed // 2
-            said = f"out of memory with {failed} rows at once; PPO goes on with {self.rows}, its batch stays the same"
-            warnings.warn(said, RuntimeWarning, stacklevel=2)
+            self.prompts = failed // 2
+            said = f"out of memory with {failed} prompts at once; PPO goes on with {self.prompts}"
+            warnings.warn(f"{said}, its batch stays the same", RuntimeWarning, stacklevel=2)

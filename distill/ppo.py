@@ -169,7 +169,7 @@ def _metrics(
         nothing |= {"prompts": 0, "attacks": 0, "attack_share": 0.0}
         return summary([], settings, 0, 0, seconds) | nothing
     metrics = summary(trainer.history, settings, trainer.tokens, trainer.scored_tokens() * members, seconds)
-    ended = {"throttled": trainer.throttled, "collapsed": trainer.collapsed, "part": trainer.part.rows}
+    ended = {"throttled": trainer.throttled, "collapsed": trainer.collapsed, "part": trainer.part.prompts}
     practice = trainer.practice
     metrics |= {"prompts": sum(practice.drawn.values()), "attacks": practice.attacks}
     metrics["attack_share"] = trainer.attack_tokens / max(trainer.tokens, 1)

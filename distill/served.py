@@ -42,7 +42,7 @@ class Served:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _publish(self, version: int) -> None:
-        if version == self.version:  # drawn over again, with fewer rows at once
+        if version == self.version:  # drawn over again, with fewer prompts at once
             return
         target = self.folder / f"version-{version}"
         partial = target.with_suffix(".partial")

@@ -24,12 +24,12 @@ def test_the_rows_are_halved_until_they_fit_and_it_is_said() -> None:
     part, tried = Part(64, alone=True), list[int]()
 
     def work() -> int:
-        tried.append(part.rows)
-        if part.rows > FITS:
+        tried.append(part.prompts)
+        if part.prompts > FITS:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return part.rows
+        return part.prompts
 
-    with pytest.warns(RuntimeWarning, match=r"out of memory with \d+ rows.*its batch stays the same"):
+    with pytest.warns(RuntimeWarning, match=r"out of memory with \d+ prompts.*its batch stays the same"):
         assert part.fitting(work) == FITS
     assert tried == [64, 32, 16, 8]
     assert part.fitting(work) == FITS  # it is remembered
