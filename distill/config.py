@@ -192,7 +192,7 @@ class PPOSettings(Settings):
     minibatches: int = Field(default=1, ge=1)
     epochs: int = Field(default=2, ge=1)
     learning_rate: float = Field(default=1e-4, gt=0)
-    kl_coefficient: float = Field(default=0.02, ge=0)
+    kl_coefficient: float = Field(default=0.02, ge=0)  # with 0, no target and no bound the KL is measured seldom
     temperature: float = Field(default=1.0, gt=0)
     value_learning_rate: float = Field(default=1e-3, gt=0)
     critic_warmup: int = Field(default=4, ge=0)  # updates in which the critic alone learns, where there is one

@@ -35,11 +35,12 @@ class Settings:
 class Experience:
     """A rollout with all that learning from it needs; each tensor is [n, R] but `scores` [n].
 
-    With several answers to a prompt the critic learns nothing: its returns are its values.
+    With several answers to a prompt the critic learns nothing: its returns are its values. Where nothing needed the
+    reference it was not asked: it is None, and kl is 0.
     """
 
     rollout: Rollout
-    reference: torch.Tensor
+    reference: torch.Tensor | None
     values: torch.Tensor
     scores: torch.Tensor
     kl: torch.Tensor

@@ -8,6 +8,7 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 from distill.config import AdapterConfig
+from distill.muon import Muon
 
 WARM_UP_STEPS = 20
 # Share of the steps at the full learning rate, and what is left of it at the end.
@@ -25,9 +26,7 @@ def optimizer_for(
     """
     parts = [{"params": list(parameters), "lr": rate} for parameters, rate in groups]
     if settings.method == "linear":
-        return torch.optim.Muon(
-            parts, lr=1e-3, weight_decay=weight_decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"
-        )
+        return Muon(parts, lr=1e-3, weight_decay=weight_decay)
     return torch.optim.AdamW(parts, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.0)
 
 

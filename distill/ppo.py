@@ -167,8 +167,9 @@ def _metrics(
     if trainer is None:
         nothing: dict[str, Any] = {"throttled": False, "collapsed": False, "part": settings.part}
         nothing |= {"prompts": 0, "attacks": 0, "attack_share": 0.0}
-        return summary([], settings, 0, 0, seconds) | nothing
-    metrics = summary(trainer.history, settings, trainer.tokens, trainer.scored_tokens() * members, seconds)
+        return summary([], settings, 0, 0, 0, seconds) | nothing
+    tokens = trainer.tokens, trainer.reference_tokens, trainer.scored_tokens() * members
+    metrics = summary(trainer.history, settings, *tokens, seconds)
     ended = {"throttled": trainer.throttled, "collapsed": trainer.collapsed, "part": trainer.part.prompts}
     practice = trainer.practice
     metrics |= {"prompts": sum(practice.drawn.values()), "attacks": practice.attacks}
@@ -296,14 +297,22 @@ def make_optimizer(
 
 
 def summary(
-    history: Sequence[Mapping[str, float]], settings: PPOSettings, tokens: int, reward_tokens: int, seconds: float
+    history: Sequence[Mapping[str, float]],
+    settings: PPOSettings,
+    tokens: int,
+    reference_tokens: int,
+    reward_tokens: int,
+    seconds: float,
 ) -> dict[str, Any]:
-    """The metrics of a training run from what each update recorded; zeros where there were no episodes."""
+    """The metrics of a training run from what each update recorded; zeros where there were no episodes.
+
+    tokens: of the rollouts; reference_tokens, reward_tokens: those of them that went through these models.
+    """
     episodes = len(history) * settings.batch
     some = max(1, round(len(history) * ENDS))
 
     def mean(key: str, updates: slice) -> float:
-        values = [entry[key] for entry in history[updates]]
+        values = [entry[key] for entry in history[updates] if key in entry]
         return sum(values) / len(values) if values else 0.0
 
     began, ended = slice(0, some), slice(-some, None)
@@ -315,7 +324,7 @@ def summary(
         "entropy": mean("objective/entropy", ended),
         # The policy's rollouts and the reference; each epoch trains the policy. The critic is a row of numbers on top.
         # A serving engine's answers go through the policy once more.
-        "forward_tokens": tokens * (2 if settings.rollouts == "transformers" else 3),
+        "forward_tokens": tokens * (1 if settings.rollouts == "transformers" else 2) + reference_tokens,
         "train_tokens": tokens * settings.epochs,
         "reward_tokens": reward_tokens,
         # Who answered, with how many versions of the policy (one an update), and how far the two were apart.

@@ -58,6 +58,8 @@ __all__ = ["Action", "Experience", "Monitor", "PPOConfig", "PPOTrainer", "Settin
 # How far the trainer's own log-probabilities may be from those that answers were drawn with, in nats: in single
 # precision, and where one of the two is computed in less.
 DRIFT, DRIFT_MIXED = 1e-2, 0.5
+# Where training asks for no distance from the reference, it is measured for the record, in every so many updates.
+REFERENCE_EVERY = 16
 
 
 class Action(Enum):
@@ -131,6 +133,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         self.draws = Draws(self.args.seed, self.args.batch_size // settings.answers, settings.answers, rank, world)
         self.history: list[dict[str, float]] = []
         self.tokens = self.attack_tokens = 0  # through the policy in rollouts, and those of prompts that are attacks
+        self.reference_tokens = 0  # of all rollouts that went through the reference, too
         self.update = 0
         self.places: list[int] = []  # of the update's prompts, this process's share
         self.throttled = self.collapsed = False
@@ -166,7 +169,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
             rollout = self.part.fitting(self.sample)
             experience = self.part.fitting(partial(self.assess, rollout))
             distance = self._distance(experience)
-            self.throttled = self.throttle.passed(distance, self.trained)
+            self.throttled = distance is not None and self.throttle.passed(distance, self.trained)
             if self.throttled:
                 break
             action = self.monitor(experience, self.update) if self.monitor is not None else None
@@ -176,7 +179,8 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
                 experience = self.assess(rollout)
             losses = self.improve(experience)
             self._record(experience, losses)
-            self.controller.observe(distance, self.args.batch_size)
+            if distance is not None:
+                self.controller.observe(distance, self.args.batch_size)
             self._watch_entropy()
             self.lr_scheduler.step()
             self.update += 1
@@ -196,6 +200,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         counts = torch.tensor([rollout.tokens(), rollout.tokens(attacked)])
         tokens, of_attacks = (int(count) for count in self._total(counts))
         self.tokens, self.attack_tokens = self.tokens + tokens, self.attack_tokens + of_attacks
+        self.reference_tokens += tokens if self._asks_reference else 0
         return rollout
 
     def _drawn(self, prompts: Sequence[Sequence[int]]) -> Rollout:
@@ -242,15 +247,12 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
     @torch.no_grad()
     def assess(self, rollout: Rollout) -> Experience:
         """Scores, the reference's log-probabilities, and the advantages that follow."""
-        args, mask = self.args, rollout.mask
+        args, mask, values = self.args, rollout.mask, rollout.values
         scores = self._scores(rollout)
-        reference, values = torch.zeros_like(rollout.logprobs), rollout.values
-        for part in self._parts(rollout):
-            ids, kept, extra = part.rows
-            logits = at_states(self.ref_model, ids, kept, **extra)
-            answers = rollout.answers[part.places].to(logits.device)
-            reference[part.places] = chosen(logits, part.states, answers, args.temperature).logprobs.cpu()
-        kl = torch.where(mask, kl_of(rollout.logprobs, reference, args.kl_estimator), 0.0)
+        reference = self._reference(rollout) if self._asks_reference else None
+        kl = torch.zeros_like(rollout.logprobs)
+        if reference is not None:
+            kl = torch.where(mask, kl_of(rollout.logprobs, reference, args.kl_estimator), kl)
         if rollout.each > 1:
             earned = scores - self.controller.coefficient * kl.sum(1)
             advantages = torch.where(mask, among_answers(earned, scores > 0, rollout.each)[:, None], 0.0)
@@ -262,6 +264,22 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         advantages = advantages_of(rewards, values, mask, args.gamma, args.lam)
         returns = advantages + torch.where(mask, values, 0.0)
         return Experience(rollout, reference, values, scores, kl, whitened(advantages, mask, self._total), returns)
+
+    @property
+    def _asks_reference(self) -> bool:
+        """Whether this update needs the reference: for a penalty, a target or a bound, or now and then to be told."""
+        needed = self.controller.coefficient > 0 or self.controller.target or self.throttle.most is not None
+        return bool(needed) or (self.args.num_total_batches - 1 - self.update) % REFERENCE_EVERY == 0
+
+    def _reference(self, rollout: Rollout) -> torch.Tensor:
+        """The reference's log-probabilities [n, R] of the answers."""
+        found = torch.zeros_like(rollout.logprobs)
+        for part in self._parts(rollout):
+            ids, kept, extra = part.rows
+            logits = at_states(self.ref_model, ids, kept, **extra)
+            answers = rollout.answers[part.places].to(logits.device)
+            found[part.places] = chosen(logits, part.states, answers, self.args.temperature).logprobs.cpu()
+        return found
 
     def _scores(self, rollout: Rollout) -> torch.Tensor:
         """The score [n] of each answer, less where it has no end. Raises StageError for what is no number."""
@@ -362,11 +380,13 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
                 "the two do not hold the same weights or do not compute alike"
             )
 
-    def _distance(self, experience: Experience) -> float:
-        """KL from the reference in nats an episode, by the estimator that is never negative.
+    def _distance(self, experience: Experience) -> float | None:
+        """KL from the reference in nats an episode, by the estimator that is never negative; None if it was not asked.
 
         What the penalty uses has so much spread that a batch of 32 showed -0.1 where the divergence was 0.37.
         """
+        if experience.reference is None:
+            return None
         logprobs, mask = experience.rollout.logprobs, experience.rollout.mask
         return self._means(torch.where(mask, kl_of(logprobs, experience.reference, "k3"), 0.0).sum(1))[0]
 
@@ -392,6 +412,8 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
             "rollout/drift": rollout.drift,
             **losses,
         }
+        if experience.reference is None:
+            del entry["objective/kl"]
         if not all(abs(value) < float("inf") for value in entry.values()):
             rates = "distill.ppo.learning_rate or distill.ppo.value_learning_rate"
             raise StageError(f"PPO diverged: its losses are no numbers; lower {rates}")

@@ -31,6 +31,7 @@ def keep(trainer: PPOTrainer) -> None:
         "history": trainer.history,
         "tokens": trainer.tokens,
         "attack_tokens": trainer.attack_tokens,
+        "reference_tokens": trainer.reference_tokens,
         "scored_tokens": trainer.scored_tokens(),
         "practice": trainer.practice.state(),
         "training": _identity(trainer),
@@ -57,6 +58,7 @@ def carry_on(trainer: PPOTrainer) -> None:
         raise StageError(f"{trainer.state_folder}: {error}; delete this folder to begin again") from error
     trainer.update, trainer.history = values["update"], values["history"]
     trainer.tokens, trainer.attack_tokens = values["tokens"], values["attack_tokens"]
+    trainer.reference_tokens = values.get("reference_tokens", trainer.tokens)  # older states were of such trainings
     trainer.score.tokens = values["scored_tokens"] if trainer.accelerator.is_main_process else 0
     trainer.practice.restore(values["practice"])
     trainer.controller.coefficient = values["kl_coefficient"]

@@ -110,6 +110,24 @@ def test_what_is_saved_answers_as_what_was_trained(
         assert tokenizer.convert_ids_to_tokens(int(said[0, len(row)])) == saved, text
 
 
+def test_a_reference_that_nothing_needs_is_asked_now_and_then(
+    base: Path, warm: Path, reward: Path, tmp_path: Path
+) -> None:
+    """A bound that is never met has it asked in each update: the same agent, the same KL at the end, more tokens."""
+    settings = SHORT.model_copy(update={"episodes": 20 * SHORT.batch, "kl_coefficient": 0.0})
+    told = {}
+    for name, bound in (("seldom", None), ("always", 1e6)):
+        each = settings.model_copy(update={"max_kl": bound})
+        told[name] = train_ppo(base, warm, reward, digits(), LINEAR, each, tmp_path / name, 1, silent)
+    a, b = ((tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("seldom", "always"))
+    assert a == b
+    tokens = told["always"]["train_tokens"] / settings.epochs
+    assert told["always"]["forward_tokens"] == pytest.approx(2 * tokens)
+    assert told["seldom"]["forward_tokens"] == pytest.approx((1 + 2 / 20) * tokens, rel=0.05)  # updates 4 and 20
+    assert told["seldom"]["kl"] == pytest.approx(told["always"]["kl"], rel=0.5)
+    assert told["seldom"]["kl"] > 0
+
+
 def test_equal_seeds_give_equal_adapters(base: Path, warm: Path, reward: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         train_ppo(base, warm, reward, digits(), LINEAR, SHORT, tmp_path / name, seed, silent)
