@@ -58,8 +58,7 @@ def orthogonalized(matrices: torch.Tensor, coefficients: Sequence[float], steps:
     """
     a, b, c = coefficients
     tall = matrices.shape[1] > matrices.shape[2]
-    now = matrices.bfloat16()
-    now = now.mT if tall else now
+    now = (matrices.mT if tall else matrices).bfloat16().contiguous()
     now = now / now.flatten(1).norm(dim=1).clamp(min=least)[:, None, None]
     for _ in range(steps):
         gram = now @ now.mT
