@@ -6,7 +6,7 @@ round and defines its own reward, until its lagged copy meets H^A's labels at a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from statistics import mean
@@ -42,33 +42,38 @@ def run(config: Config, seed: int, folder: Path, progress: Progress) -> dict[str
     for place, (name, settings) in enumerate(config.runs.items()):
         measuring, told = Measuring(settings.evaluation), Told(place, len(config.runs), progress)
         run_iteration(settings.model_copy(update={"seed": seed}), state_of(folder) / name, measuring, told)
-        found[name] = arm(measuring.results["generations"])
+        found[name] = arm(measuring.results["generations"], settings.generations)
     return found
 
 
-def arm(generations: list[Mapping[str, Any]]) -> Arm:
-    """What a run's generations come to: of the last agent, and level by level."""
+def arm(generations: list[Mapping[str, Any]], top: int) -> Arm:
+    """What a run's generations come to: of the last agent, `top` being the index of the highest level it was to learn,
+    and level by level. A run in the collapsed scheme may end before it."""
     last, flops = generations[-1], [each["costs"]["flops"] for each in generations]
-    # A generation's own level has the same place among each task's; levels of facts have no held-out questions.
-    reached = [
-        (float(g["n"]), mean(cells))
-        for g in generations
-        if (cells := [ladder[g["n"]] for ladder in g["ladder"].values() if ladder[g["n"]] is not None])
-    ]
-    older = [value for ladder in last["ladder"].values() for value in ladder[: last["n"]] if value is not None]
+    # A level has the same place among each task's; levels of facts have no held-out questions.
+    ladders = list(last["ladder"].values())
+    highest, older = measured(ladders, top, top + 1), measured(ladders, 0, top)
+    reached = {g["n"]: measured(g["ladder"].values(), g["n"], g["n"] + 1) for g in generations}
     figures = {
-        "accuracy at the top level": reached[-1][1],
-        "lowest task there": min(ladder[last["n"]] for ladder in last["ladder"].values()),
+        "accuracy at the top level": mean(highest),
+        "lowest task there": min(highest),
         "attacks that succeed": last["robustness"]["unacceptable"],
         "TFLOP": sum(flops) / 1e12,
         "episodes of H^A": float(sum(each["costs"]["amplified_episodes"] for each in generations)),
         "episodes of A": float(sum(each["costs"]["training_episodes"] for each in generations)),
         "rounds": float(sum(len(each["ppo"].get("rounds", [0])) for each in generations)),
+        "levels": float(len(generations)),
     }
     if older:
         figures["accuracy at older levels"] = mean(older)
     spent = [(float(g["n"]), sum(flops[: place + 1]) / 1e12) for place, g in enumerate(generations)]
-    return Arm(figures, {"accuracy at each generation's level": reached, "TFLOP so far": spent})
+    own = [(float(n), mean(cells)) for n, cells in reached.items() if cells]
+    return Arm(figures, {"accuracy at each generation's level": own, "TFLOP so far": spent})
+
+
+def measured(ladders: Iterable[Sequence[float | None]], first: int, end: int) -> list[float]:
+    """The accuracies from one place to before another in all tasks' ladders, where there are held-out questions."""
+    return [value for ladder in ladders for value in ladder[first:end] if value is not None]
 
 
 class Measuring:

@@ -35,7 +35,7 @@ def test_figures_are_the_last_agents_and_curves_go_level_by_level() -> None:
         generation(1, 2e12, {"facts": [None, 0.75, 0.0], "other": [0.9, 1.0, 0.1]}),
         generation(2, 3e12, {"facts": [None, 0.5, 0.875], "other": [0.8, 0.75, 0.625]}),
     ]
-    found = arm(made)
+    found = arm(made, 2)
     assert found.curves["accuracy at each generation's level"] == [(0.0, 0.5), (1.0, 0.875), (2.0, 0.75)]
     assert found.curves["TFLOP so far"] == [(0.0, 1.0), (1.0, 3.0), (2.0, 6.0)]
     assert found.figures == {
@@ -47,7 +47,17 @@ def test_figures_are_the_last_agents_and_curves_go_level_by_level() -> None:
         "episodes of H^A": 30.0,
         "episodes of A": 300.0,
         "rounds": 5.0,
+        "levels": 3.0,
     }
+
+
+def test_a_run_that_ended_early_is_measured_at_the_level_it_was_to_learn() -> None:
+    made = [generation(0, 1e12, {"facts": [None, 0.25, 0.0], "other": [1.0, 0.5, 0.125]})]
+    found = arm(made, 2)
+    assert found.figures["levels"] == 1
+    assert found.figures["accuracy at the top level"] == 0.0625
+    assert found.figures["accuracy at older levels"] == pytest.approx((0.25 + 1.0 + 0.5) / 3)
+    assert found.curves["accuracy at each generation's level"] == [(0.0, 1.0)]
 
 
 def test_both_schemes_run_and_carry_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
