@@ -221,7 +221,9 @@ class Bench:
         trainer.log, trainer.accelerator.print = history.append, lambda *_: None
         if as_it_is:
             return self._timed(trainer.train, history)
-        mixed = torch.autocast(device().type, self.precision.dtype) if self.precision.mixed else nullcontext()
+        # Around the whole training: weights that are kept in 16 bits once would never be updated.
+        cast = torch.autocast(device().type, self.precision.dtype, cache_enabled=False)
+        mixed = cast if self.precision.mixed else nullcontext()
         with _without_collections(), mixed:
             return self._timed(trainer.train, history)
 

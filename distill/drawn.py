@@ -71,4 +71,9 @@ def _answered(
     actor = ActorCritic(model, ValueHead(model.config.hidden_size).to(model.device))
     prompts = prompt_ids(tokenizer, questions)
     end, pad = int(tokenizer.eos_token_id), int(tokenizer.pad_token_id)
-    return roll_out(actor, prompts, draws, temperature, end, pad, ROWS_AT_ONCE)
+    training = model.training
+    model.eval()  # layers that recompute activations keep no cache while they train
+    try:
+        return roll_out(actor, prompts, draws, temperature, end, pad, ROWS_AT_ONCE)
+    finally:
+        model.train(training)

@@ -130,7 +130,7 @@ def _train_member(
             args=TrlRewardConfig(
                 **lesson_arguments(scratch, seed, settings.steps, settings.batch),
                 max_length=None,
-                bf16=torch.cuda.is_available(),
+                bf16=False,  # TRL's default is True; a member computes in the precision of its weights
                 gradient_checkpointing=parameters(model) > CHECKPOINT_ABOVE,
             ),
             data_collator=collator,

@@ -166,6 +166,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         self.model.train()
         self.collapse.remember(self.trained)
         while self.update < self.args.num_total_batches and not (self.throttled or self.collapsed):
+            self.choose()
             rollout = self.part.fitting(self.sample)
             experience = self.part.fitting(partial(self.assess, rollout))
             distance = self._distance(experience)
@@ -176,7 +177,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
             if action is Action.STOP:
                 break
             if action is Action.RESCORE:
-                experience = self.assess(rollout)
+                experience = self.part.fitting(partial(self.assess, rollout))
             losses = self.improve(experience)
             self._record(experience, losses)
             if distance is not None:
@@ -187,12 +188,15 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
             self.on_update(self.update * self.args.batch_size)
             resume.keep(self)
 
-    def sample(self) -> Rollout:
-        """This process's share of the update's prompts, answered by the policy."""
-        draws = self.draws
-        places = self.practice.places(self.update, draws.prompts)
+    def choose(self) -> None:
+        """Which prompts the update has: this process's share. Once an update, as it is counted what came."""
+        places = self.practice.places(self.update, self.draws.prompts)
         # By length, so that processes which share a batch have as much to do and wait little for each other.
-        self.places = sorted(places, key=lambda place: len(self.prompts[place]))[draws.rank :: draws.world]
+        share = slice(self.draws.rank, None, self.draws.world)
+        self.places = sorted(places, key=lambda place: len(self.prompts[place]))[share]
+
+    def sample(self) -> Rollout:
+        """The update's prompts at `places`, answered by the policy."""
         prompts = [self.prompts[place] for place in self.places]
         rollout = self._drawn(prompts) if self.engine is None else self._served(self.engine, prompts)
         rollout = replace(rollout, version=self.update)
@@ -314,6 +318,9 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
     def _gradients(self, experience: Experience, mine: Sequence[int], count: torch.Tensor, check: bool) -> torch.Tensor:
         """Gradients of the mean loss over `count` tokens of all processes; sums [4] of losses over this one's."""
         rollout, args = experience.rollout, self.args
+        # Where memory did not suffice for an earlier piece, accelerate still thinks that gradients are being added up,
+        # and would keep them.
+        self.accelerator.sync_gradients = True
         self.optimizer.zero_grad()
         totals = torch.zeros(4)
         pieces = list(self._parts(rollout, mine))

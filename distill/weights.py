@@ -156,9 +156,9 @@ def scorer_from(
         # Lists of a layer each would not fit; without them the library makes them anew.
         values.pop("layer_types", None)
         values["num_hidden_layers"] = model.config.num_hidden_layers + extra_layers
-    scorer: Any = AutoModelForSequenceClassification.from_config(
-        type(model.config).from_dict(values), dtype=model.dtype
-    )
+    # What is trained as it is, without adapters, is trained in single precision, whatever it was stored in.
+    dtype = model.dtype if settings.method == "lora" else torch.float32
+    scorer: Any = AutoModelForSequenceClassification.from_config(type(model.config).from_dict(values), dtype=dtype)
     scorer.base_model.load_state_dict(model.base_model.state_dict(), strict=not extra_layers)
     if extra_layers:
         _silence(scorer.base_model, extra_layers)

@@ -14,7 +14,7 @@ from distill.config import PPOSettings
 from distill.memory import OutOfMemory, Part
 from distill.ppo import train_ppo
 from distill.weights import load_tokenizer, prompt_ids
-from tests.distill.training import LINEAR, digits, silent
+from tests.distill.training import FULL, LINEAR, digits, silent
 
 FITS = 8
 SETTINGS = PPOSettings(episodes=64, batch=32, critic_warmup=0, learning_rate=1e-3)
@@ -65,3 +65,56 @@ def test_training_in_smaller_parts_learns_the_same(
     assert found["episodes"] == SETTINGS.episodes
     ours, theirs = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("found", "told"))
     assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+
+
+@pytest.mark.filterwarnings("ignore:out of memory:RuntimeWarning")
+def test_a_step_that_is_done_again_begins_without_gradients(
+    base: Path, reward: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory runs out once, in the third of four pieces; those before it must not count twice."""
+    settings = SETTINGS.model_copy(update={"part": 8, "episodes": 32, "epochs": 1})
+    whole, pieces = ActorCritic.forward, list[int]()
+
+    def once(self: ActorCritic, ids: torch.Tensor, *rest: Any, **more: Any) -> Any:
+        if torch.is_grad_enabled():
+            pieces.append(len(ids))
+            if len(pieces) == 3:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(self, ids, *rest, **more)
+
+    seen = list[list[torch.Tensor]]()
+    step = torch.optim.AdamW.step
+
+    def noted(self: torch.optim.AdamW, *rest: Any, **more: Any) -> Any:
+        seen.append([p.grad.clone() for group in self.param_groups for p in group["params"] if p.grad is not None])
+        return step(self, *rest, **more)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", noted)
+    train_ppo(base, None, reward, digits(), FULL, settings, tmp_path / "plain", 1, silent)
+    monkeypatch.setattr(ActorCritic, "forward", once)
+    train_ppo(base, None, reward, digits(), FULL, settings, tmp_path / "again", 1, silent)
+    assert len(pieces) == 3 + 8  # the step once more, in pieces of half the prompts
+    plain, again = seen
+    for mine, theirs in zip(again, plain, strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:out of memory:RuntimeWarning")
+def test_prompts_are_chosen_once_an_update(
+    base: Path, reward: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which prompts come hangs on what came before, so an answer that is drawn again is to the same prompt."""
+    hardest = SETTINGS.model_copy(update={"part": 32, "prompts": "hardest", "answers": 2, "epochs": 1})
+    whole, calls = ActorCritic.forward, list[int]()
+
+    def once(self: ActorCritic, ids: torch.Tensor, *rest: Any, **more: Any) -> Any:
+        calls.append(len(ids))
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(self, ids, *rest, **more)
+
+    plain = train_ppo(base, None, reward, digits(), LINEAR, hardest, tmp_path / "plain", 1, silent)
+    monkeypatch.setattr(ActorCritic, "forward", once)
+    again = train_ppo(base, None, reward, digits(), LINEAR, hardest, tmp_path / "again", 1, silent)
+    assert again["prompts"] == plain["prompts"] == hardest.episodes // 2
+    assert again["reward_before"] == pytest.approx(plain["reward_before"], abs=1e-4)

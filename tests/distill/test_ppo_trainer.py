@@ -163,6 +163,7 @@ def test_rewards_that_are_no_numbers_end_training(
 def test_a_sampler_with_other_weights_is_found_out(base: Path, warm: Path, reward: Path, tmp_path: Path) -> None:
     with quiet():
         trainer = Setting(base, warm, reward, SETTINGS).ours(tmp_path)
+        trainer.choose()
         rollout = trainer.sample()
         with torch.no_grad():
             for parameter in trainer.inner.policy.parameters():
