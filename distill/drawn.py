@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from amplification.question import digest
 from distill.actor_critic import ActorCritic, ValueHead
 from distill.rollout import Rollout, roll_out, uniform
+from distill.utilisation import device
 from distill.weights import load_merged, load_tokenizer, prompt_ids, quiet
 
 ROWS_AT_ONCE = 64
@@ -27,7 +28,7 @@ def likeliest_answers(
 ) -> list[str]:
     """The likeliest answers of an agent on disk."""
     with quiet():
-        tokenizer, model = load_tokenizer(base), load_merged(base, agent)
+        tokenizer, model = load_tokenizer(base), load_merged(base, agent).to(device())
         return texts_of(tokenizer, likeliest(model, tokenizer, questions, answer_tokens))
 
 
@@ -45,7 +46,7 @@ def drawn_answers(
     A draw depends on the seed, the question's place and the draw's number alone.
     """
     with quiet():
-        tokenizer, model = load_tokenizer(base), load_merged(base, agent)
+        tokenizer, model = load_tokenizer(base), load_merged(base, agent).to(device())
         numbers = [int(digest(str(seed), "draw", str(draw))[:15], 16) for draw in range(draws)]
         each = torch.stack([uniform(len(questions), answer_tokens + 1, number) for number in numbers], dim=1)
         rollout = _answered(model, tokenizer, questions, each.flatten(0, 1), temperature)

@@ -229,11 +229,12 @@ class Iteration:
             from distill.adversaries import Parts, open_search
             from distill.adversary import hunt
             from distill.ensemble import RewardEnsemble
+            from distill.utilisation import device
 
             settings, scope = self.config.distill.adversary, f"{turn.name}/adversary"
             used = Cost()
             judged = self.models.judge(previous, scope)
-            ensemble = RewardEnsemble.load(base, reward, self.config.distill.reward)
+            ensemble = RewardEnsemble.load(base, reward, self.config.distill.reward).to(device())
             target = Target(_texts(self.models.asker(warm, scope, used)), judged.verdicts, ensemble.rate)
             served = partial(self.models.dispatcher, scope)
             search = open_search(settings, Parts(self.models.tasks, turn.level, self.config.serving, served))

@@ -27,6 +27,7 @@ from distill.members import Lesson, train_members
 from distill.pairs import Row, pairs_of, require_two_sides, settled
 from distill.progress import Progress
 from distill.tree import answered
+from distill.utilisation import device
 from distill.weights import answer_ids, load_tokenizer, prompt_ids, quiet
 
 # Questions with candidate answers -> H^A's judgements, None where it came to none.
@@ -172,7 +173,7 @@ def calibrate(
     count = settings.members
     save_calibration(folder, Calibration((0.0,) * count, (1.0,) * count, settings.aggregate))
     questions = [row["question"] for row in heldout]
-    ensemble = RewardEnsemble.load(base, folder)
+    ensemble = RewardEnsemble.load(base, folder).to(device())
     answers = [row[name] for name in ("chosen", "rejected") for row in heldout]
     chosen, rejected = ensemble.scores([*questions, *questions], answers).chunk(2, dim=1)
     calibration, metrics = calibrated(questions, chosen, rejected, settings.aggregate)

@@ -17,6 +17,7 @@ from distill.averaging import move
 from distill.config import AdapterConfig
 from distill.optimizer import trainable
 from distill.rollout import at_states, ends_of, parts
+from distill.utilisation import device
 from distill.weights import load_policy, load_tokenizer, padded, prompt_ids, quiet, save_policy
 
 # Halvings of the interval in which the share lies: to about a hundredth of the way.
@@ -77,8 +78,10 @@ def bound_step(
     with quiet():
         tokenizer = load_tokenizer(base)
         prompts = prompt_ids(tokenizer, questions)
-        reference, wanted = (load_policy(base, agent, settings, seed=0).eval() for agent in (before, after))
-        model: Any = load_policy(base, after, settings, seed=0).eval()
+        reference, wanted = (
+            load_policy(base, agent, settings, seed=0).eval().to(device()) for agent in (before, after)
+        )
+        model: Any = load_policy(base, after, settings, seed=0).eval().to(device())
         used = 0
 
         def apart() -> float:

@@ -46,7 +46,7 @@ def run(config: Config, seed: int, folder: Path, progress: Progress) -> dict[str
     return found
 
 
-def arm(generations: list[Mapping[str, Any]], top: int) -> Arm:
+def arm(generations: Sequence[Mapping[str, Any]], top: int) -> Arm:
     """What a run's generations come to: of the last agent, `top` being the index of the highest level it was to learn,
     and level by level. A run in the collapsed scheme may end before it."""
     last, flops = generations[-1], [each["costs"]["flops"] for each in generations]

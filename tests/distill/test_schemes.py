@@ -52,8 +52,7 @@ def test_figures_are_the_last_agents_and_curves_go_level_by_level() -> None:
 
 
 def test_a_run_that_ended_early_is_measured_at_the_level_it_was_to_learn() -> None:
-    made = [generation(0, 1e12, {"facts": [None, 0.25, 0.0], "other": [1.0, 0.5, 0.125]})]
-    found = arm(made, 2)
+    found = arm([generation(0, 1e12, {"facts": [None, 0.25, 0.0], "other": [1.0, 0.5, 0.125]})], 2)
     assert found.figures["levels"] == 1
     assert found.figures["accuracy at the top level"] == 0.0625
     assert found.figures["accuracy at older levels"] == pytest.approx((0.25 + 1.0 + 0.5) / 3)

@@ -77,6 +77,17 @@ def test_a_reward_that_is_gamed_ends_training_and_the_best_agent_is_kept(
     assert share_right(base, tmp_path / "free") < 0.5
 
 
+def test_a_look_at_an_agent_that_recomputes_activations(base: Path, warm: Path, reward: Path, tmp_path: Path) -> None:
+    """Its layers keep no cache while they train; what a look sees is the same."""
+    told = []
+    for name, recompute in (("kept", False), ("recomputed", True)):
+        settings = SETTINGS.model_copy(update={"episodes": 64, "gradient_checkpointing": recompute})
+        told.append(
+            train_ppo(base, warm, reward, digits(), LINEAR, settings, tmp_path / name, 1, silent, None, watched())
+        )
+    assert told[0]["looks"] == told[1]["looks"] != []
+
+
 def test_a_doubtful_reward_is_refreshed_and_a_kill_changes_nothing(
     base: Path, warm: Path, reward: Path, tmp_path: Path
 ) -> None:
