@@ -40,8 +40,8 @@ from distill.weights import (
 
 IGNORED = -100
 WEIGHT_DECAY = 0.1
-# Rows that go through the model together; a batch is sorted by length and cut into such parts. A processor's cache holds
-# few; a GPU is faster with many.
+# Rows that go through the model together; a batch is sorted by length and cut into such parts. A processor caches few,
+# a GPU is faster with many.
 PART = 256 if torch.cuda.is_available() else 32
 
 
