@@ -20,6 +20,9 @@ class ExperimentConfig(Settings):
     seeds: tuple[int, ...] = Field(default=(1, 2, 3), min_length=1)
     shown: tuple[str, ...] = ()
 
+    def check(self, where: str) -> None:
+        """Refuse settings that are each fine and do not go together. Raises InputError that names `where`."""
+
 
 @dataclass(frozen=True)
 class Arm:

@@ -31,7 +31,9 @@ def load_experiment(path: Path) -> ExperimentConfig:
             "there is no key 'experiment'" if name is None else f"'experiment' is {name!r}, which is no experiment"
         )
         raise InputError(path, problem, f"{remedy}, as in {EXAMPLE}")
-    return from_mapping(_module(name).Config, data, str(path))
+    config = from_mapping(_module(name).Config, data, str(path))
+    config.check(str(path))
+    return config
 
 
 def run_experiment(config: ExperimentConfig, seeds: Sequence[int], folder: Path, reporter: Reporter) -> Outcome:

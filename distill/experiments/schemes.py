@@ -33,12 +33,14 @@ class Config(ExperimentConfig):
 
     runs: dict[str, RunConfig] = Field(min_length=1)
 
+    def check(self, where: str) -> None:
+        for name, settings in self.runs.items():
+            check(settings, f"{where}: runs.{name}")
+
 
 def run(config: Config, seed: int, folder: Path, progress: Progress) -> dict[str, Arm]:
-    """Every run from its beginning to its end; one that was killed carries on. Raises InputError for a bad one."""
+    """Every run from its beginning to its end; one that was killed carries on."""
     found: dict[str, Arm] = {}
-    for name, settings in config.runs.items():
-        check(settings, f"runs.{name}")
     for place, (name, settings) in enumerate(config.runs.items()):
         measuring, told = Measuring(settings.evaluation), Told(place, len(config.runs), progress)
         run_iteration(settings.model_copy(update={"seed": seed}), state_of(folder) / name, measuring, told)

@@ -9,10 +9,8 @@ import pytest
 import yaml
 
 from amplification.errors import InputError, StageError
-from distill.config import RunConfig
-from distill.experiments.running import run_experiment
-from distill.experiments.schemes import Config, arm, run
-from distill.progress import silent
+from distill.experiments.running import load_experiment, run_experiment
+from distill.experiments.schemes import Config, arm
 from tests.distill.test_stage import Silent
 
 DEBUG = Path(__file__).parents[2] / "configs" / "debug.yaml"
@@ -97,6 +95,7 @@ def test_both_schemes_run_and_carry_on(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_run_that_cannot_be_is_named(tmp_path: Path) -> None:
-    config = Config(experiment="schemes", runs={"sequential": RunConfig(tasks=("juggling",))})
-    with pytest.raises(InputError, match=r"runs\.sequential.*juggling"):
-        run(config, 1, tmp_path, silent)
+    file = tmp_path / "schemes.yaml"
+    file.write_text("experiment: schemes\nruns: {sequential: {tasks: [juggling]}}")
+    with pytest.raises(InputError, match=r"schemes\.yaml: runs\.sequential: 'tasks' names 'juggling'"):
+        load_experiment(file)
