@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -40,6 +39,7 @@ from distill.collapse import Collapse
 from distill.draws import Draws
 from distill.experience import Experience, Settings
 from distill.memory import Part
+from distill.monitor import Action, Monitor
 from distill.practice import Practice
 from distill.rollout import Rollout, at_states, chosen, parts, roll_out
 from distill.served import Served, as_rollout
@@ -53,20 +53,13 @@ with warnings.catch_warnings():
     from trl.experimental.ppo import PPOTrainer as TrlPPOTrainer
     from trl.experimental.ppo import ppo_trainer as trl_ppo
 
-__all__ = ["Action", "Experience", "Monitor", "PPOConfig", "PPOTrainer", "Settings", "TrlPPOTrainer", "trl_ppo"]
+__all__ = ["PPOConfig", "PPOTrainer", "TrlPPOTrainer", "trl_ppo"]
 
 # How far the trainer's own log-probabilities may be from those that answers were drawn with, in nats: in single
 # precision, and where one of the two is computed in less.
 DRIFT, DRIFT_MIXED = 1e-2, 0.5
 # Where training asks for no distance from the reference, it is measured for the record, in every so many updates.
 REFERENCE_EVERY = 16
-
-
-class Action(Enum):
-    """What a monitor may ask for: rewards once more, as they have changed, or the end of training."""
-
-    RESCORE = "rescore"
-    STOP = "stop"
 
 
 class Score(Protocol):
@@ -77,16 +70,6 @@ class Score(Protocol):
     def __call__(self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> torch.Tensor:
         """Scores [n] of token ids, each answer with its prompt."""
         ...
-
-
-class Monitor(Protocol):
-    """Sees the experience of each update before the policy learns from it."""
-
-    def begin(self, update: int) -> None:
-        """Training begins, or carries on, with this update."""
-        ...
-
-    def __call__(self, experience: Experience, update: int) -> Action | None: ...
 
 
 class _Piece(NamedTuple):

@@ -23,8 +23,9 @@ from transformers import PreTrainedTokenizerBase
 from distill.config import PPOSettings
 from distill.drawn import likeliest, texts_of
 from distill.ensemble import RewardEnsemble
+from distill.experience import Experience
 from distill.keep import better
-from distill.ppo_trainer import Action, Experience
+from distill.monitor import Action
 from distill.refresh import Refresh, Watched, refreshed
 from distill.rollout import Rollout
 from distill.stage import write_atomically
