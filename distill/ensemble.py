@@ -17,6 +17,7 @@ from amplification.errors import InputError, StageError
 from distill.calibration import Calibration, probabilities, read_calibration
 from distill.config import RewardConfig
 from distill.members import BACKBONE
+from distill.memory import Part
 from distill.precision import SINGLE, Precision
 from distill.rollout import parts
 from distill.tree import Rows, answered, ends_of, rows_of
@@ -77,6 +78,8 @@ class RewardEnsemble(torch.nn.Module):
         self.scored_tokens = 0  # that went through a member so far, for the ledger
         self.rule, self.temperature = calibration.aggregate, calibration.temperature
         self.precision = SINGLE
+        # Members wait for no other process, so each may halve what goes through them at once.
+        self.part = Part(ROWS_AT_ONCE, alone=True)
         self.centre: torch.Tensor
         self.scale: torch.Tensor
         self.register_buffer("centre", torch.tensor(calibration.centre))
@@ -152,16 +155,20 @@ class RewardEnsemble(torch.nn.Module):
         places: list[list[int]] = [[] for _ in given.prompts]
         for place, owner in enumerate(given.owners):
             places[owner].append(place)
-        raw = torch.zeros(len(answers), len(self.centre))
         lengths = [len(p) + len(tree.tokens) for p, tree in zip(given.prompts, given.trees, strict=True)]
-        for part in parts(lengths, ROWS_AT_ONCE):
-            pad = int(self.tokenizer.pad_token_id)
-            trees = [given.trees[owner] for owner in part]
-            rows = rows_of([given.prompts[owner] for owner in part], trees, pad)
-            scores = self.members.at(rows.to(self.centre.device)).cpu()
-            for owner, ends in zip(part, ends_of(trees), strict=True):
-                raw[places[owner]] = scores[[ends[given.places[place]] for place in places[owner]]]
-        return ((raw - self.centre.cpu()) / self.scale.cpu()).T
+        pad = int(self.tokenizer.pad_token_id)
+
+        def read() -> torch.Tensor:
+            raw = torch.zeros(len(answers), len(self.centre))
+            for part in parts(lengths, self.part.prompts):
+                trees = [given.trees[owner] for owner in part]
+                rows = rows_of([given.prompts[owner] for owner in part], trees, pad)
+                scores = self.members.at(rows.to(self.centre.device)).cpu()
+                for owner, ends in zip(part, ends_of(trees), strict=True):
+                    raw[places[owner]] = scores[[ends[given.places[place]] for place in places[owner]]]
+            return raw
+
+        return ((self.part.fitting(read) - self.centre.cpu()) / self.scale.cpu()).T
 
     def rewards(self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> torch.Tensor:
         """The conservative reward of each answer to its prompt, all token ids, [n]."""

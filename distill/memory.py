@@ -45,5 +45,5 @@ class Part:
             gc.collect()
             torch.cuda.empty_cache()
             self.prompts = failed // 2
-            said = f"out of memory with {failed} prompts at once; PPO goes on with {self.prompts}"
-            warnings.warn(f"{said}, its batch stays the same", RuntimeWarning, stacklevel=2)
+            said = f"out of memory with {failed} prompts at once; it goes on with {self.prompts}"
+            warnings.warn(f"{said}, and its batch stays the same", RuntimeWarning, stacklevel=2)

@@ -11,8 +11,10 @@ from safetensors.torch import load_file
 
 from distill.actor_critic import ActorCritic
 from distill.config import PPOSettings
+from distill.ensemble import ROWS_AT_ONCE, RewardEnsemble, _Members
 from distill.memory import OutOfMemory, Part
 from distill.ppo import train_ppo
+from distill.tree import Rows
 from distill.weights import load_tokenizer, prompt_ids
 from tests.distill.training import FULL, LINEAR, digits, silent
 
@@ -118,3 +120,22 @@ def test_prompts_are_chosen_once_an_update(
     again = train_ppo(base, None, reward, digits(), LINEAR, hardest, tmp_path / "again", 1, silent)
     assert again["prompts"] == plain["prompts"] == hardest.episodes // 2
     assert again["reward_before"] == pytest.approx(plain["reward_before"], abs=1e-4)
+
+
+def test_scoring_goes_on_with_fewer_prompts(base: Path, reward: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same scores; what went through the members is counted once."""
+    whole, plain, short = _Members.at, *(RewardEnsemble.load(base, reward) for _ in range(2))
+    questions, answers = digits(), ["1"] * len(digits())
+    expected, most = plain.scores(questions, answers), len(questions) // 4
+
+    def small(self: _Members, rows: Rows) -> torch.Tensor:
+        if len(rows.states) > 4 * most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(self, rows)
+
+    monkeypatch.setattr(_Members, "at", small)
+    with pytest.warns(RuntimeWarning, match="its batch stays the same"):
+        found = short.scores(questions, answers)
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert short.scored_tokens == plain.scored_tokens
+    assert short.part.prompts < ROWS_AT_ONCE
