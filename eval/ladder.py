@@ -1,6 +1,6 @@
 """The capability ladder: how often an answerer is right, by task and level, on held-out questions.
 
-The only place of the project that calls a task's `truth`.
+The only place of a run that calls a task's `truth`; experiments call it for their tables and pictures.
 """
 
 from __future__ import annotations
