@@ -57,15 +57,17 @@ class Lesson(NamedTuple):
 
 
 def train_members(lesson: Lesson, out: Path, seed: int, progress: Progress) -> list[tuple[int, int]]:
-    """Train all members, on a CPU side by side; the tokens that each was trained on, and its parameters.
+    """Train all members; the tokens that each was trained on, and its parameters.
 
-    A process of its own writes into a folder of its own, so that one left over by a kill can do no harm.
+    Side by side on a CPU where a model computes with one thread: OpenMP's others do not live on in a forked process,
+    which would wait for them forever. A process of its own writes into a folder of its own, so that one left over by a
+    kill can do no harm.
     """
     out.mkdir(parents=True, exist_ok=True)
     if lesson.adapter.method == "lora":
         _write_backbone(lesson, out / BACKBONE, seed)
     folders = [member_folder(out, member) for member in range(lesson.settings.members)]
-    if torch.cuda.is_available() or len(folders) == 1:
+    if torch.cuda.is_available() or torch.get_num_threads() > 1 or len(folders) == 1:
         return [_train_member(lesson, folder, n, seed, progress) for n, folder in enumerate(folders)]
     aside = [Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=out)) for folder in folders[1:]]
     with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("fork")) as pool:

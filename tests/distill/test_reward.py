@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -155,6 +158,27 @@ def test_lora_members_share_one_backbone(base: Path, tmp_path: Path) -> None:
     assert not torch.allclose(scores[0], scores[1], atol=1e-2)
     assert parameters(both) < 1.5 * parameters(alone)
     assert both.parameters_of_member() == alone.parameters_of_member() == parameters(alone)
+
+
+def test_members_are_trained_where_a_model_computes_with_several_threads(base: Path, tmp_path: Path) -> None:
+    """In a process of its own, as it would wait forever for threads that a fork has lost."""
+    script = f"""
+import torch
+from pathlib import Path
+from distill.config import RewardConfig
+from distill.reward import train_reward
+from tests.distill.test_reward import pairs_for
+from tests.distill.training import LINEAR, digits, labelled, silent
+from amplification.question import Answer
+assert torch.get_num_threads() == 2
+torch.randn(1000, 1000) @ torch.randn(1000, 1000)  # OpenMP's threads start
+settings = RewardConfig(members=2, steps=2, batch=32)
+pairs = pairs_for(labelled(digits()), Answer("7"))
+train_reward({str(base)!r}, None, pairs, LINEAR, settings, Path({str(tmp_path)!r}), 1, silent)
+"""
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=120)
+    assert len(RewardEnsemble.load(base, tmp_path).centre) == 2
 
 
 def test_what_is_missing_pickled_or_of_another_tokenizer_is_refused(base: Path, reward: Path, tmp_path: Path) -> None:
