@@ -41,7 +41,7 @@ SIZES: MappingProxyType[base.Size, Size] = MappingProxyType(
                 batch=256,
                 minibatches=4,
                 part=256,
-                learning_rate=5e-4,
+                learning_rate=2e-4,
                 kl_coefficient=0.1,
                 critic_warmup=2,
             ),
