@@ -51,7 +51,10 @@ class StudyOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentOptions:
-    """Try an overseer out with an agent that knows the truth, so that only the overseer can be wrong."""
+    """Try an overseer out with an agent that knows the truth, so that only the overseer can be wrong.
+
+    An experiment that a configuration describes has its file in place of a name: configs/experiments/drift.yaml.
+    """
 
     what: Annotated[Literal["imitation", "served"], tyro.conf.Positional]
     """imitation: a model takes over the program's steps. served: a model on a vLLM server is the overseer."""
