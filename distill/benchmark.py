@@ -222,9 +222,9 @@ class Bench:
         if as_it_is:
             return self._timed(trainer.train, history)
         # Around the whole training: weights that are kept in 16 bits once would never be updated.
-        cast = torch.autocast(device().type, self.precision.dtype, cache_enabled=False)
-        mixed = cast if self.precision.mixed else nullcontext()
-        with _without_collections(), mixed:
+        kind = self.precision
+        cast = torch.autocast(device().type, kind.dtype, cache_enabled=False) if kind.mixed else nullcontext()
+        with _without_collections(), cast:
             return self._timed(trainer.train, history)
 
     def _reference(self) -> Any:
