@@ -9,6 +9,7 @@ from pathlib import Path
 from amplification.errors import InputError
 from amplification.question import Answer, digest
 from amplification.serving.base import Call, Completion, ModelRef, SamplingParams
+from amplification.serving.checkpoint import base_folder
 from prompts import render
 
 RESAMPLE_TEMPERATURE = 1.0
@@ -40,7 +41,7 @@ class Agent:
     @classmethod
     def load(cls, name: str, model: ModelRef, params: SamplingParams | None = None) -> Agent:
         """An agent from folders on disk; its digest is over the weights themselves, not over their place."""
-        parts = [weights_digest(model.base)] + ([weights_digest(model.adapter)] if model.adapter else [])
+        parts = [weights_digest(base_folder(model.base))] + ([weights_digest(model.adapter)] if model.adapter else [])
         return cls(name, model, digest(*parts), params or SamplingParams())
 
     def call(self, text: str, sample: int = 0) -> Call:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch.nn import functional
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     LlamaConfig,
@@ -28,12 +28,12 @@ from transformers import (
 )
 
 from amplification.errors import InputError
+from amplification.serving.checkpoint import REFERENCE_FILE, read_base
 from amplification.tasks.attack_families import sampled
 from amplification.tasks.base import NONSENSE, Task, split_of
 from distill.config import BaseConfig, ModelConfig
 from distill.progress import Progress
 from distill.weights import (
-    REFERENCE_FILE,
     padded,
     parameters,
     prompt_ids,
@@ -50,6 +50,8 @@ MALFORMED = 0.25
 WARM_UP = 20
 CLIP = 1.0
 EMBEDDING_STD = 0.1
+# What is fetched of a hub model: everything but pickled weights and other frameworks' files.
+HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 # Rows that go through the model together; a batch is sorted by length and cut into such parts.
 PART = 32
 
@@ -140,8 +142,9 @@ def adopt_pretrained(name: str, out: Path) -> dict[str, Any]:
     if Path(name).is_dir():
         require_safetensors(name)
     try:
+        if not Path(name).is_dir():
+            snapshot_download(name, allow_patterns=HUB_FILES)
         tokenizer = AutoTokenizer.from_pretrained(name)
-        config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         problem = f"'{name}' cannot be loaded ({str(error).splitlines()[0][:120]})"
         raise InputError("model.pretrained", problem, "give a folder or hub name of a language model") from error
@@ -150,9 +153,8 @@ def adopt_pretrained(name: str, out: Path) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     if tokenizer.pad_token_id not in (None, tokenizer.eos_token_id):
         where = str(Path(name).resolve()) if Path(name).is_dir() else name
+        size = read_base(where).parameters
         (out / REFERENCE_FILE).write_text(json.dumps({"pretrained": where}), encoding="utf-8")
-        with torch.device("meta"):
-            size = parameters(AutoModelForCausalLM.from_config(config))
         return {"forward_tokens": 0, "train_tokens": 0, "parameters": size}
     model = AutoModelForCausalLM.from_pretrained(name, dtype="auto", use_safetensors=True)
     tokenizer.add_special_tokens({"pad_token": PAD})

@@ -28,13 +28,13 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from amplification.errors import InputError, StageError
+from amplification.serving.checkpoint import base_folder
 from distill.config import AdapterConfig
 from distill.exact import only_linear_trained, save_exact
 from prompts import render
 
 # Above this many parameters, activations are recomputed rather than kept (memory matters more than time).
 CHECKPOINT_ABOVE = 100_000_000
-REFERENCE_FILE = "reference.json"
 REMEDY = "give a folder that a run has written"
 
 
@@ -73,22 +73,16 @@ def require_safetensors(folder: str | Path) -> Path:
     return path
 
 
-def resolve_base(base: str | Path) -> str:
-    """What to load for a base: the folder itself, or the folder or hub name that its reference.json points to."""
-    reference = Path(base) / REFERENCE_FILE
-    return str(json.loads(reference.read_text(encoding="utf-8"))["pretrained"]) if reference.is_file() else str(base)
-
-
 def load_tokenizer(base: str | Path) -> PreTrainedTokenizerBase:
     """The base's tokenizer."""
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(resolve_base(base))
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(base_folder(str(base)))
     return tokenizer
 
 
 def load_base(base: str | Path) -> PreTrainedModel:
     """The base's weights, in single precision where there is no GPU (half precision trains badly on CPU)."""
-    where = resolve_base(base)
-    if where == str(base):
+    where = base_folder(str(base))
+    if where == Path(base):
         require_safetensors(where)
     dtype = "auto" if torch.cuda.is_available() else torch.float32
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, use_safetensors=True)

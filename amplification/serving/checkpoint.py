@@ -93,7 +93,7 @@ def read_base(base: str) -> Checkpoint:
 
     Raises InputError if it is missing, is not a causal model's folder, or has no readable safetensors.
     """
-    folder = _resolve(base)
+    folder = base_folder(base)
     config = _json(folder / "config.json", "give a folder that holds a model")
     if not config.get("architectures"):
         raise InputError(folder / "config.json", "'architectures' is missing", "give a folder that holds a model")
@@ -180,7 +180,11 @@ class Shelf:
         return self.base(model).parameters + (adapter.parameters if adapter else 0)
 
 
-def _resolve(base: str) -> Path:
+def base_folder(base: str) -> Path:
+    """Where a base model's files are: its folder, the one that a reference.json in it names, or the hub's local cache.
+
+    Raises InputError if there is no such folder.
+    """
     reference = Path(base) / REFERENCE_FILE
     if reference.is_file():
         base = str(_json(reference, "make the run's base again").get("pretrained", base))

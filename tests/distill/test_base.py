@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from amplification.errors import InputError, StageError
+from amplification.serving.checkpoint import base_folder
 from amplification.tasks import TASKS as ALL_TASKS
 from amplification.tasks import task_of
 from amplification.tasks.base import NONSENSE, split_of
 from distill.base import form_examples, make_model, make_tokenizer, train_base
 from distill.config import BaseConfig, ModelConfig
-from distill.weights import answer_ids, load_tokenizer, prompt_ids, resolve_base
+from distill.weights import answer_ids, load_tokenizer, prompt_ids
 from tests.distill.training import TASKS, WORDS, booleans, silent, spread
 
 
@@ -75,7 +76,7 @@ def test_a_base_that_diverges_is_told(tmp_path: Path) -> None:
 def test_a_local_model_is_referred_to(base: Path, tmp_path: Path) -> None:
     metrics = train_base(TASKS, WORDS, ModelConfig(pretrained=str(base)), BaseConfig(), tmp_path / "base", 1, silent)
     assert metrics["parameters"] > 0
-    assert resolve_base(tmp_path / "base") == str(base)
+    assert base_folder(str(tmp_path / "base")) == base
     assert spread(tmp_path / "base", None, ["True is"]) == spread(base, None, ["True is"])
 
 
