@@ -104,7 +104,13 @@ class Throttle:
 
     def __init__(self, most: float | None) -> None:
         self.most = most  # nats an episode; None: no bound
-        self._within: list[torch.Tensor] = []
+        self.within: list[torch.Tensor] = []  # the last weights that were found to be; training begins with such
+
+    @torch.no_grad()
+    def begin(self, trained: Sequence[torch.Tensor]) -> None:
+        """These weights are the reference's, unless the training carries on and there are others that are within."""
+        if self.most is not None and not self.within:
+            self.within = [parameter.clone() for parameter in trained]
 
     @torch.no_grad()
     def passed(self, kl: float, trained: Sequence[torch.Tensor]) -> bool:
@@ -112,8 +118,8 @@ class Throttle:
         if self.most is None:
             return False
         if kl <= self.most:
-            self._within = [parameter.clone() for parameter in trained]
+            self.within = [parameter.clone() for parameter in trained]
             return False
-        for parameter, kept in zip(trained, self._within, strict=True):
+        for parameter, kept in zip(trained, self.within, strict=True):
             parameter.copy_(kept)
         return True

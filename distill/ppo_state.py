@@ -9,6 +9,8 @@ import json
 import os
 import re
 import shutil
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,9 +34,16 @@ class State(NamedTuple):
     values: dict[str, Any]
 
 
-def collect(model: torch.nn.Module, optimizer: torch.optim.Optimizer, values: dict[str, Any]) -> State:
-    """What training changes of a model, the optimizer's state, and `values`; whole, so every process must take part."""
+def collect(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    values: dict[str, Any],
+    lists: Mapping[str, Sequence[torch.Tensor]],
+) -> State:
+    """What training changes of a model, the optimizer's state, `values` and `lists` of tensors (see `listed`); whole,
+    so every process must take part."""
     tensors = {f"model.{name}": whole(p) for name, p in model.named_parameters() if p.requires_grad}
+    tensors |= {f"{name}.{place}": whole(t) for name, each in lists.items() for place, t in enumerate(each)}
     plain: dict[str, dict[str, Any]] = {}
     for place, entries in optimizer.state_dict()["state"].items():
         for key, value in entries.items():
@@ -43,6 +52,12 @@ def collect(model: torch.nn.Module, optimizer: torch.optim.Optimizer, values: di
             else:
                 plain.setdefault(str(place), {})[key] = value
     return State(tensors, values | {"optimizer": plain})
+
+
+def listed(state: State, name: str) -> list[torch.Tensor]:
+    """The tensors of one of the lists that were collected; none if it was empty."""
+    count = sum(key.startswith(f"{name}.") for key in state.tensors)
+    return [state.tensors[f"{name}.{place}"] for place in range(count)]
 
 
 def apply(state: State, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -104,11 +119,12 @@ def found(folder: Path) -> list[tuple[int, Path]]:
 
 
 def latest(folder: Path) -> State | None:
-    """The newest state that can be read; a damaged one counts as not there."""
+    """The newest state that can be read. A damaged one is told of and counts as not there."""
     for _, path in found(folder):
         try:
             values = json.loads((path / STATE).read_text(encoding="utf-8"))
             return State(load_file(path / TENSORS), values)
-        except (OSError, ValueError, SafetensorError):
-            continue
+        except (OSError, ValueError, SafetensorError) as error:
+            said = f"{path}: this state is damaged ({type(error).__name__}) and left out; training carries on from the"
+            warnings.warn(f"{said} one before, or from its beginning", RuntimeWarning, stacklevel=2)
     return None

@@ -120,6 +120,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         self.update = 0
         self.places: list[int] = []  # of the update's prompts, this process's share
         self.throttled = self.collapsed = False
+        self.identity = ""  # of the training, by which its states are known
 
     @staticmethod
     def _make_ready(settings: Settings, model: Any, ref_model: Any, reward_model: Any, **_: Any) -> None:
@@ -144,6 +145,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
     def train(self) -> None:
         """All updates that are not done yet. Raises StageError for rewards or weights that are no numbers."""
         resume.carry_on(self)
+        self.throttle.begin(self.trained)
         if self.monitor is not None:
             self.monitor.begin(self.update)
         self.model.train()
@@ -152,7 +154,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
             self.choose()
             rollout = self.part.fitting(self.sample)
             experience = self.part.fitting(partial(self.assess, rollout))
-            distance = self._distance(experience)
+            distance = self._distance(rollout, experience.reference)
             self.throttled = distance is not None and self.throttle.passed(distance, self.trained)
             if self.throttled:
                 break
@@ -170,6 +172,22 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
             self.update += 1
             self.on_update(self.update * self.args.batch_size)
             resume.keep(self)
+        if self.update == self.args.num_total_batches and not self.collapsed:
+            self._throttle_the_last()
+
+    def _throttle_the_last(self) -> None:
+        """Measure the weights that the last update left, too. What it takes counts as the reference's tokens."""
+        if self.throttle.most is None:
+            return
+        counted, practised = (self.tokens, self.attack_tokens), self.practice.state()
+        self.choose()
+        rollout = self.part.fitting(self.sample)
+        reference = self.part.fitting(partial(self._reference, rollout))
+        distance = self._distance(rollout, reference)
+        self.throttled = distance is not None and self.throttle.passed(distance, self.trained)
+        self.reference_tokens += self.tokens - counted[0]
+        self.tokens, self.attack_tokens = counted
+        self.practice.restore(practised)
 
     def choose(self) -> None:
         """Which prompts the update has: this process's share. Once an update, as it is counted what came."""
@@ -258,6 +276,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         needed = self.controller.coefficient > 0 or self.controller.target or self.throttle.most is not None
         return bool(needed) or (self.args.num_total_batches - 1 - self.update) % REFERENCE_EVERY == 0
 
+    @torch.no_grad()
     def _reference(self, rollout: Rollout) -> torch.Tensor:
         """The reference's log-probabilities [n, R] of the answers."""
         found = torch.zeros_like(rollout.logprobs)
@@ -370,15 +389,14 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
                 "the two do not hold the same weights or do not compute alike"
             )
 
-    def _distance(self, experience: Experience) -> float | None:
+    def _distance(self, rollout: Rollout, reference: torch.Tensor | None) -> float | None:
         """KL from the reference in nats an episode, by the estimator that is never negative; None if it was not asked.
 
         What the penalty uses has so much spread that a batch of 32 showed -0.1 where the divergence was 0.37.
         """
-        if experience.reference is None:
+        if reference is None:
             return None
-        logprobs, mask = experience.rollout.logprobs, experience.rollout.mask
-        return self._means(torch.where(mask, kl_of(logprobs, experience.reference, "k3"), 0.0).sum(1))[0]
+        return self._means(torch.where(rollout.mask, kl_of(rollout.logprobs, reference, "k3"), 0.0).sum(1))[0]
 
     def _means(self, *rows: torch.Tensor) -> list[float]:
         """The means of some figures of each episode, over all processes, which meet once for them."""

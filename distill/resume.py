@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from amplification.errors import StageError
 from amplification.question import digest
 from distill import ppo_state
 from distill.precision import SINGLE
+from distill.sharding import shared_out
 
 if TYPE_CHECKING:
     from distill.ppo_trainer import PPOTrainer
+
+WITHIN = "within"  # the throttle's bound
 
 
 def keep(trainer: PPOTrainer) -> None:
@@ -34,31 +38,43 @@ def keep(trainer: PPOTrainer) -> None:
         "reference_tokens": trainer.reference_tokens,
         "scored_tokens": trainer.scored_tokens(),
         "practice": trainer.practice.state(),
-        "training": _identity(trainer),
+        "training": trainer.identity,
         "precision": trainer.settings.precision.name,
     }
-    state = ppo_state.collect(trainer.inner, trainer.optimizer, values)
+    state = ppo_state.collect(trainer.inner, trainer.optimizer, values, {WITHIN: trainer.throttle.within})
     if main:
         ppo_state.write(trainer.state_folder, trainer.update, state)
 
 
 def carry_on(trainer: PPOTrainer) -> None:
-    """Put the newest state back, if there is one. Raises StageError if it is of another model or training."""
-    state = ppo_state.latest(trainer.state_folder) if trainer.state_folder is not None else None
-    if state is None or trainer.is_deepspeed_enabled:
+    """Put the newest state back, if there is one. Raises StageError if it is of another model, training or version."""
+    if trainer.state_folder is None or trainer.is_deepspeed_enabled:
+        return
+    trainer.identity = _identity(trainer)
+    state = ppo_state.latest(trainer.state_folder)
+    if state is None:
         return
     try:
         written, now = state.values.get("precision", SINGLE.name), trainer.settings.precision.name
         if written != now:
             raise ValueError(f"the state was written by a training in {written}, and this one is in {now}")
-        if state.values.get("training") != _identity(trainer):
+        if state.values.get("training") != trainer.identity:
             raise ValueError("the state is of another training")
         values = ppo_state.apply(state, trainer.inner, trainer.optimizer)
+        _put_back(trainer, values)
+    except KeyError as error:
+        problem = f"the state is of another version ({error} is missing)"
+        raise StageError(f"{trainer.state_folder}: {problem}; delete this folder to begin again") from error
     except ValueError as error:
         raise StageError(f"{trainer.state_folder}: {error}; delete this folder to begin again") from error
+    within = ppo_state.listed(state, WITHIN)
+    trainer.throttle.within = [shared_out(kept, own) for kept, own in zip(within, trainer.trained, strict=False)]
+
+
+def _put_back(trainer: PPOTrainer, values: Mapping[str, Any]) -> None:
     trainer.update, trainer.history = values["update"], values["history"]
     trainer.tokens, trainer.attack_tokens = values["tokens"], values["attack_tokens"]
-    trainer.reference_tokens = values.get("reference_tokens", trainer.tokens)  # older states were of such trainings
+    trainer.reference_tokens = values["reference_tokens"]
     trainer.score.tokens = values["scored_tokens"] if trainer.accelerator.is_main_process else 0
     trainer.practice.restore(values["practice"])
     trainer.controller.coefficient = values["kl_coefficient"]
@@ -68,6 +84,10 @@ def carry_on(trainer: PPOTrainer) -> None:
 
 
 def _identity(trainer: PPOTrainer) -> str:
-    """A digest of what is trained, from which agent on, on what: shapes alone would fit many."""
-    weights = [f"{name} {p.shape} {p.flatten()[:8].tolist()}" for name, p in trainer.ref_model.named_parameters()]
+    """A digest of what is trained, from which agent on, on what, by which reward: shapes alone would fit many.
+
+    Of a training that begins: what it learns by may be refreshed on the way.
+    """
+    models = (trainer.ref_model, trainer.reward_model)
+    weights = [f"{name} {p.shape} {p.flatten()[:8].tolist()}" for m in models for name, p in m.named_parameters()]
     return digest(str(trainer.args.seed), str(trainer.args.batch_size), repr(trainer.prompts), *weights)

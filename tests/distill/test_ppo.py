@@ -55,7 +55,7 @@ def test_everything_is_counted(base: Path, practised: tuple[Path, dict[str, Any]
     prompts = prompt_ids(load_tokenizer(base), digits())
     each = sum(map(len, prompts)) / len(prompts) + 1  # an answer; behind its end nothing is predicted
     assert metrics["episodes"] == EPISODES
-    assert metrics["tokens_per_episode"] == pytest.approx(each, abs=0.1)
+    assert each - 0.5 < metrics["tokens_per_episode"] < each + 0.05  # some answers end without a word
     each = metrics["tokens_per_episode"]
     assert metrics["forward_tokens"] == pytest.approx(EPISODES * each * 2)
     assert metrics["train_tokens"] == pytest.approx(EPISODES * each * 2)
@@ -122,7 +122,8 @@ def test_a_reference_that_nothing_needs_is_asked_now_and_then(
     a, b = ((tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("seldom", "always"))
     assert a == b
     tokens = told["always"]["train_tokens"] / settings.epochs
-    assert told["always"]["forward_tokens"] == pytest.approx(2 * tokens)
+    # And in one more at the end, whose rollouts are counted with it.
+    assert told["always"]["forward_tokens"] == pytest.approx((2 + 2 / 20) * tokens, rel=0.01)
     assert told["seldom"]["forward_tokens"] == pytest.approx((1 + 2 / 20) * tokens, rel=0.05)  # updates 4 and 20
     assert told["seldom"]["kl"] == pytest.approx(told["always"]["kl"], rel=0.5)
     assert told["seldom"]["kl"] > 0

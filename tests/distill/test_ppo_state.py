@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import resource
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from amplification.errors import StageError
 from distill import ppo_state
@@ -33,7 +36,8 @@ def test_a_half_written_state_gives_way_to_the_one_before(tmp_path: Path, damage
         file.unlink()
     else:
         file.write_bytes(file.read_bytes()[:9])
-    found = ppo_state.latest(tmp_path)
+    with pytest.warns(RuntimeWarning, match=r"update-2: this state is damaged"):
+        found = ppo_state.latest(tmp_path)
     assert found is not None
     assert found.values == {"update": 1}
     assert found.tensors["model.w"].tolist() == [1.0] * 4
@@ -75,6 +79,27 @@ def test_a_state_of_another_training_is_refused_and_left_alone(
             train_ppo(base, start, reward, digits(), LINEAR, SETTINGS, tmp_path / "two", seed, silent, state)
     assert sorted(path.name for path in state.iterdir()) == kept
     assert not (tmp_path / "two").exists()
+
+
+def test_a_state_of_another_reward_model_is_refused(base: Path, reward: Path, tmp_path: Path) -> None:
+    other, state = tmp_path / "reward", tmp_path / "state"
+    shutil.copytree(reward, other)
+    heads = other / "member-0" / "model.safetensors"
+    save_file({name: t * 1.5 if "score" in name else t for name, t in load_file(heads).items()}, heads)
+    train_ppo(base, None, reward, digits(), LINEAR, SETTINGS, tmp_path / "one", 1, silent, state)
+    with pytest.raises(StageError, match="another training; delete this folder to begin again"):
+        train_ppo(base, None, other, digits(), LINEAR, SETTINGS, tmp_path / "two", 1, silent, state)
+
+
+def test_a_state_of_another_version_is_told(base: Path, reward: Path, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    train_ppo(base, None, reward, digits(), LINEAR, SETTINGS, tmp_path / "one", 1, silent, state)
+    for _, folder in ppo_state.found(state):
+        values = json.loads((folder / STATE).read_text())
+        del values["rates"]
+        (folder / STATE).write_text(json.dumps(values))
+    with pytest.raises(StageError, match=r"another version \('rates' is missing\); delete this folder"):
+        train_ppo(base, None, reward, digits(), LINEAR, SETTINGS, tmp_path / "two", 1, silent, state)
 
 
 @pytest.mark.parametrize("epochs", [2, 1])

@@ -172,18 +172,55 @@ def test_a_sampler_with_other_weights_is_found_out(base: Path, warm: Path, rewar
             trainer.improve(trainer.assess(rollout))
 
 
-def test_the_throttle_bounds_the_kl(base: Path, warm: Path, reward: Path, tmp_path: Path) -> None:
-    settings = SETTINGS.model_copy(update={"episodes": 640, "batch": 32, "learning_rate": 1e-2, "kl_coefficient": 0.0})
-    free = train_ppo(base, warm, reward, digits(), LINEAR, settings, tmp_path / "free", 1, silent)
-    bound = settings.model_copy(update={"max_kl": 0.02})
-    held = train_ppo(base, warm, reward, digits(), LINEAR, bound, tmp_path / "held", 1, silent)
+def test_the_throttle_bounds_the_kl(base: Path, reward: Path, tmp_path: Path) -> None:
+    """From the base's even spread, from which the reward leads far away."""
+    settings = SETTINGS.model_copy(update={"episodes": 960, "batch": 32, "learning_rate": 5e-3, "kl_coefficient": 0.0})
+    free = train_ppo(base, None, reward, digits(), LINEAR, settings, tmp_path / "free", 1, silent)
+    bound = settings.model_copy(update={"max_kl": 0.05})
+    held = train_ppo(base, None, reward, digits(), LINEAR, bound, tmp_path / "held", 1, silent)
     assert held["throttled"]
     assert not free["throttled"]
     # The trainer sees an estimate from one batch; this is the divergence itself, of the answers' first tokens.
-    assert _divergence(base, tmp_path / "held", warm) < 0.06 < 0.15 < _divergence(base, tmp_path / "free", warm)
+    assert 0 < _divergence(base, tmp_path / "held", None) < 0.15 < 0.5 < _divergence(base, tmp_path / "free", None)
 
 
-def _divergence(base: Path, agent: Path, reference: Path) -> float:
+def test_the_last_update_is_throttled_too(base: Path, warm: Path, reward: Path, tmp_path: Path) -> None:
+    """No update comes after it; with one alone, training began within the bound and goes back to there."""
+    settings = SETTINGS.model_copy(update={"episodes": 32, "batch": 32, "learning_rate": 1e-1, "max_kl": 1e-3})
+    held = train_ppo(base, warm, reward, digits(), LINEAR, settings, tmp_path / "held", 1, silent)
+    assert held["throttled"]
+    assert held["episodes"] == held["prompts"] == 32
+    assert _divergence(base, tmp_path / "held", warm) < 1e-6
+    wide = settings.model_copy(update={"max_kl": 1e3})
+    free = train_ppo(base, warm, reward, digits(), LINEAR, wide, tmp_path / "free", 1, silent)
+    assert not free["throttled"]
+    assert _divergence(base, tmp_path / "free", warm) > 1e-2
+    # Two rollouts, of which one is trained on, and the reference for both.
+    assert free["forward_tokens"] == pytest.approx(4 * free["train_tokens"] / settings.epochs, rel=0.1)
+
+
+def test_a_throttled_training_that_is_cut_off_carries_on(base: Path, warm: Path, reward: Path, tmp_path: Path) -> None:
+    """Cut off right after the update that goes beyond the bound, whose weights the newest state has."""
+    settings = SETTINGS.model_copy(
+        update={"episodes": 640, "batch": 32, "learning_rate": 1e-2, "max_kl": 0.02, "checkpoint_seconds": 0}
+    )
+    whole = train_ppo(base, warm, reward, digits(), LINEAR, settings, tmp_path / "whole", 1, silent)
+    assert whole["throttled"]
+
+    class CutOffError(Exception): ...
+
+    def cut(done: int, total: int) -> None:
+        raise CutOffError
+
+    # Each time for an update more: the state of an update is written after it is told of.
+    state = tmp_path / "state"
+    cut_off = train_ppo(base, warm, reward, digits(), LINEAR, settings, tmp_path / "cut", 1, silent, state)
+    assert cut_off["throttled"]
+    ours, theirs = (tmp_path / name / "adapter_model.safetensors" for name in ("cut", "whole"))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def _divergence(base: Path, agent: Path, reference: Path | None) -> float:
     """KL divergence of one agent's answers from another's in nats, mean over the questions."""
     total = 0.0
     for ours, theirs in zip(spread(base, agent, digits()), spread(base, reference, digits()), strict=True):
