@@ -19,7 +19,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import closing, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -125,7 +125,8 @@ def _run(args: list[str]) -> int:
 
     console = _console()
     evaluator = Evaluator(config.evaluation.questions, config.evaluation.attacks)
-    report = iterate.run(config, folder, evaluator, TerminalReporter(console), options.until, options.only)
+    with closing(TerminalReporter(console)) as reporter:
+        report = iterate.run(config, folder, evaluator, reporter, options.until, options.only)
     if report is not None:
         _show_report(folder, console)
     return 0
@@ -250,8 +251,7 @@ def _study(args: list[str]) -> int:
     config = load_experiment(options.config)
     folder = options.out or Path("runs") / "experiments" / options.config.stem
     _check_folder(folder)
-    with _output_to_errors():
-        reporter = TerminalReporter(Console(stderr=True))
+    with _output_to_errors(), closing(TerminalReporter(Console(stderr=True))) as reporter:
         outcome = run_experiment(config, options.seeds or config.seeds, folder, reporter)
     result = json.dumps(outcome)
     write_atomically(folder / "result.json", result)

@@ -193,5 +193,6 @@ def _told(metrics: Mapping[str, Metrics]) -> dict[str, Any]:
     """What the report says of one round."""
     labels, agent = metrics["labels"], metrics["agent"]
     told = {key: labels[key] for key in ("labels", "unanswered", "consulted", "judged_without_agent")}
-    told |= {key: agent[key] for key in ("reward_before", "reward_after", "kl", "kept", "throttle") if key in agent}
+    shown = ("reward_before", "reward_after", "kl", "kept", "throttled", "collapsed", "throttle")
+    told |= {key: agent[key] for key in shown if key in agent}
     return told | {"agreement": metrics["copy"]["agreement"]}

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from amplification.question import digest
 from distill.actor_critic import ActorCritic, ValueHead
+from distill.memory import Part
 from distill.rollout import Rollout, roll_out, uniform
 from distill.utilisation import device
 from distill.weights import load_merged, load_tokenizer, prompt_ids, quiet
@@ -74,7 +75,8 @@ def _answered(
     end, pad = int(tokenizer.eos_token_id), int(tokenizer.pad_token_id)
     training = model.training
     model.eval()  # layers that recompute activations keep no cache while they train
+    part = Part(ROWS_AT_ONCE, alone=True)
     try:
-        return roll_out(actor, prompts, draws, temperature, end, pad, ROWS_AT_ONCE)
+        return part.fitting(lambda: roll_out(actor, prompts, draws, temperature, end, pad, part.prompts))
     finally:
         model.train(training)

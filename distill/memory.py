@@ -19,7 +19,8 @@ class OutOfMemory(StageError):
 
     def __init__(self, part: int) -> None:
         self.part = part
-        super().__init__(f"out of memory with {part} prompts at once; set distill.ppo.part to {max(1, part // 2)}")
+        remedy = f"set distill.ppo.part to {part // 2}" if part > 1 else "use a smaller model or a larger device"
+        super().__init__(f"out of memory with {part} prompts at once; {remedy} and run again, which carries on")
 
 
 class Part:

@@ -17,7 +17,7 @@ def silent(done: int, total: int) -> None:
     """Progress that nobody looks at."""
 
 
-# Metrics worth a place on the line that a finished stage prints, where the stage has them.
+# Metrics worth a place on the line that a finished stage prints, where the stage has them; what is false has none.
 SHOWN = (
     "labels",
     "accuracy",
@@ -26,6 +26,8 @@ SHOWN = (
     "reward_after",
     "kl",
     "hacking_stopped",
+    "throttled",
+    "collapsed",
     "unacceptable",
 )
 PLAIN_INTERVAL_S = 15.0
@@ -79,7 +81,7 @@ class TerminalReporter:
 
     def finished(self, name: str, seconds: float, metrics: Mapping[str, Any]) -> None:
         self.close()
-        shown = ", ".join(f"{key} {_short(metrics[key])}" for key in SHOWN if key in metrics)
+        shown = ", ".join(_told(key, metrics[key]) for key in SHOWN if metrics.get(key, False) is not False)
         self._print(f"[{self.number}/{self.total}] {name} done in {seconds:.1f} s" + (f" ({shown})" if shown else ""))
 
     def skipped(self, name: str) -> None:
@@ -96,5 +98,7 @@ class TerminalReporter:
         self.console.print(line, markup=False, highlight=False)
 
 
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def _told(key: str, value: Any) -> str:
+    if value is True:
+        return key
+    return f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"

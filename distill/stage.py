@@ -24,6 +24,8 @@ from distill.progress import Progress, Reporter
 
 RUN_FORMAT = 1
 DONE = "done.json"
+# PPO's settings that say what it has to compute with, and not what is computed.
+RESOURCES = ("processes", "accelerate", "part", "gradient_checkpointing", "rollouts_sleep", "checkpoint_seconds")
 
 Metrics = dict[str, Any]
 Work = Callable[[Path, Progress], Metrics]
@@ -178,13 +180,10 @@ def read_run_config(path: Path) -> dict[str, Any]:
 
 def _what_counts(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration without what changes no result, or its rounding alone: where a server is and how patient we are
-    with it, how many processes PPO has and how they are started."""
-    kept = {**config, "serving": _without(config.get("serving"), "http")}
+    with it, how much memory is taken, how many processes PPO has and how they are started."""
+    kept = {**config, "serving": _without(config.get("serving"), "http", "kv_cache_gib")}
     if isinstance(config.get("distill"), dict):
-        kept["distill"] = {
-            **config["distill"],
-            "ppo": _without(config["distill"].get("ppo"), "processes", "accelerate"),
-        }
+        kept["distill"] = {**config["distill"], "ppo": _without(config["distill"].get("ppo"), *RESOURCES)}
     return kept
 
 

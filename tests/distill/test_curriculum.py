@@ -3,8 +3,8 @@
 from amplification.tasks import TASKS, task_of
 from amplification.tasks.base import split_of
 from distill.config import LabelsConfig
-from distill.curriculum import choose, practice, share_of
-from distill.practice import ATTACK
+from distill.curriculum import capped, choose, practice, share_of
+from distill.practice import ATTACK, Prompt
 
 SETTINGS = LabelsConfig(questions=60, replay=10)
 
@@ -57,3 +57,15 @@ def test_practice_has_two_thirds_on_the_new_level() -> None:
 
 def test_share_of_is_a_share_of_the_whole() -> None:
     assert share_of(80, 0.2) == 20
+
+
+def test_attacks_beyond_their_cap_are_left_out_and_the_last_are_kept() -> None:
+    given = [Prompt(f"q{n}", f"{ATTACK}cut" if n % 2 else "summing/1") for n in range(40)]
+    kept = capped(given, 0.2)
+    attacked = [prompt for prompt in kept if prompt.group.startswith(ATTACK)]
+    assert len(attacked) == 5 == 0.2 * len(kept)
+    assert attacked == given[31::2]
+    assert [prompt for prompt in kept if prompt not in attacked] == given[::2]
+    assert capped(given, 0.5) == given
+    assert capped(given[1::2], 0.2) == given[1::2]
+    assert not any(prompt.group.startswith(ATTACK) for prompt in capped(given, 0.0))

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from distill.actor_critic import ActorCritic
 from distill.config import PPOSettings
+from distill.drawn import drawn_answers
 from distill.ensemble import ROWS_AT_ONCE, RewardEnsemble, _Members
 from distill.memory import OutOfMemory, Part
 from distill.ppo import train_ppo
@@ -38,12 +39,15 @@ def test_the_rows_are_halved_until_they_fit_and_it_is_said() -> None:
     assert len(tried) == 5
 
 
-@pytest.mark.parametrize(("rows", "alone"), [(1, True), (64, False)])
-def test_where_nothing_can_be_halved_training_ends_with_a_remedy(rows: int, alone: bool) -> None:
+@pytest.mark.parametrize(
+    ("rows", "alone", "remedy"),
+    [(1, True, r"use a smaller model"), (64, False, r"set distill\.ppo\.part to 32 and run again")],
+)
+def test_where_nothing_can_be_halved_training_ends_with_a_remedy(rows: int, alone: bool, remedy: str) -> None:
     def work() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    with pytest.raises(OutOfMemory, match=r"set distill\.ppo\.part to"):
+    with pytest.raises(OutOfMemory, match=remedy):
         Part(rows, alone).fitting(work)
 
 
@@ -54,7 +58,7 @@ def test_training_in_smaller_parts_learns_the_same(
     """A device that holds the tokens of `FITS` prompts, against one that was told so."""
     told = SETTINGS.model_copy(update={"part": FITS})
     train_ppo(base, None, reward, digits(), LINEAR, told, tmp_path / "told", 1, silent)
-    whole, longest = ActorCritic.forward, max(map(len, prompt_ids(load_tokenizer(base), digits())))
+    whole, longest = ActorCritic.forward, max(map(len, _prompts(base)))
 
     def small(self: ActorCritic, ids: torch.Tensor, *rest: Any, **more: Any) -> Any:
         if ids.numel() > FITS * (longest + 1):
@@ -122,6 +126,10 @@ def test_prompts_are_chosen_once_an_update(
     assert again["reward_before"] == pytest.approx(plain["reward_before"], abs=1e-4)
 
 
+def _prompts(base: Path) -> list[list[int]]:
+    return prompt_ids(load_tokenizer(base), digits())
+
+
 def test_scoring_goes_on_with_fewer_prompts(base: Path, reward: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same scores; what went through the members is counted once."""
     whole, plain, short = _Members.at, *(RewardEnsemble.load(base, reward) for _ in range(2))
@@ -139,3 +147,17 @@ def test_scoring_goes_on_with_fewer_prompts(base: Path, reward: Path, monkeypatc
     assert torch.allclose(found, expected, atol=1e-5)
     assert short.scored_tokens == plain.scored_tokens
     assert short.part.prompts < ROWS_AT_ONCE
+
+
+def test_answers_are_drawn_with_fewer_prompts_at_once(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, texts = ActorCritic.forward, digits()
+    expected, longest = drawn_answers(base, None, texts, 4, 1, 1.0, 1), max(map(len, _prompts(base)))
+
+    def small(self: ActorCritic, ids: torch.Tensor, *rest: Any, **more: Any) -> Any:
+        if ids.numel() > FITS * longest:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(self, ids, *rest, **more)
+
+    monkeypatch.setattr(ActorCritic, "forward", small)
+    with pytest.warns(RuntimeWarning, match="its batch stays the same"):
+        assert drawn_answers(base, None, texts, 4, 1, 1.0, 1) == expected

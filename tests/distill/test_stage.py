@@ -153,10 +153,13 @@ def test_the_record_holds_what_the_stage_measured(tmp_path: Path) -> None:
     assert set(record["files"]) == {"weights.txt"}
 
 
-def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
+def test_a_run_goes_on_with_more_processes_or_less_memory(tmp_path: Path) -> None:
     first = run_folder(tmp_path).stage("generation-0/labels", write)
     many = {"distill": {"ppo": {"processes": 2, "accelerate": "configs/accelerate/ddp.yaml"}}}
-    again = run_folder(tmp_path, RunConfig.model_validate(many))
-    assert again.stage("generation-0/labels", write).seconds == first.seconds
+    again_done = run_folder(tmp_path, RunConfig.model_validate(many)).stage("generation-0/labels", write)
+    assert again_done.seconds == first.seconds
+    less = {"part": 8, "gradient_checkpointing": True, "checkpoint_seconds": 5}  # the remedies of a lack of memory
+    lean = {"distill": {"ppo": less}, "serving": {"kv_cache_gib": 0.5}}
+    assert run_folder(tmp_path, RunConfig.model_validate(lean)).stage("generation-0/labels", write) == again_done
     with pytest.raises(InputError, match=r"distill.ppo.batch was 256, now 64"):
         run_folder(tmp_path, RunConfig.model_validate({"distill": {"ppo": {"processes": 2, "batch": 64}}}))

@@ -1,0 +1,20 @@
+"""What a run tells while it works."""
+
+from __future__ import annotations
+
+from io import StringIO
+
+from rich.console import Console
+
+from distill.progress import TerminalReporter
+
+
+def test_a_stage_that_ended_early_says_so_and_one_that_did_not_says_nothing() -> None:
+    out = StringIO()
+    reporter = TerminalReporter(Console(file=out, width=200))
+    for name, ended in (("one", True), ("two", False)):
+        reporter.started(name)
+        reporter.finished(name, 1.0, {"kl": 0.12345, "throttled": ended, "collapsed": False})
+    first, second = (line for line in out.getvalue().splitlines() if "done in" in line)
+    assert first.endswith("(kl 0.123, throttled)")
+    assert second.endswith("(kl 0.123)")
