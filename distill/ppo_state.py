@@ -39,18 +39,26 @@ def collect(
     optimizer: torch.optim.Optimizer,
     values: dict[str, Any],
     lists: Mapping[str, Sequence[torch.Tensor]],
+    keep: bool = True,
 ) -> State:
-    """What training changes of a model, the optimizer's state, `values` and `lists` of tensors (see `listed`); whole,
-    so every process must take part."""
-    tensors = {f"model.{name}": whole(p) for name, p in model.named_parameters() if p.requires_grad}
-    tensors |= {f"{name}.{place}": whole(t) for name, each in lists.items() for place, t in enumerate(each)}
+    """What training changes of a model, the optimizer's state, `values` and `lists` of tensors (see `listed`).
+
+    Tensors are whole and on the CPU, so every process must take part; those that do not `keep` them hold one at a time.
+    """
+    named: dict[str, torch.Tensor] = {f"model.{name}": p for name, p in model.named_parameters() if p.requires_grad}
+    named |= {f"{name}.{place}": t for name, each in lists.items() for place, t in enumerate(each)}
     plain: dict[str, dict[str, Any]] = {}
     for place, entries in optimizer.state_dict()["state"].items():
         for key, value in entries.items():
             if isinstance(value, torch.Tensor):
-                tensors[f"optimizer.{place}.{key}"] = whole(value)
+                named[f"optimizer.{place}.{key}"] = value
             else:
                 plain.setdefault(str(place), {})[key] = value
+    tensors = {}
+    for name, tensor in named.items():
+        put_together = whole(tensor)
+        if keep:
+            tensors[name] = put_together.cpu()
     return State(tensors, values | {"optimizer": plain})
 
 
@@ -91,7 +99,7 @@ def write(folder: Path, update: int, state: State) -> None:
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        save_file({name: tensor.cpu().contiguous() for name, tensor in state.tensors.items()}, partial / TENSORS)
+        save_file({name: tensor.contiguous() for name, tensor in state.tensors.items()}, partial / TENSORS)
         (partial / STATE).write_text(json.dumps(state.values), encoding="utf-8")
         for name in (TENSORS, STATE):
             with (partial / name).open("rb") as file:

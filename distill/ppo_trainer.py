@@ -43,7 +43,7 @@ from distill.monitor import Action, Monitor
 from distill.practice import Practice
 from distill.rollout import Rollout, at_states, chosen, parts, roll_out
 from distill.served import Served, as_rollout
-from distill.sharding import own
+from distill.sharding import forget_copies, pieces
 from distill.tree import Rows
 
 with warnings.catch_warnings():
@@ -140,7 +140,14 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
     @property
     def trained(self) -> list[torch.Tensor]:
         """What training changes of the policy, as far as it lies on this process."""
-        return [own(parameter) for parameter in self.inner.policy.parameters() if parameter.requires_grad]
+        return pieces(self.inner.policy)
+
+    def _held(self, distance: float | None) -> bool:
+        """Whether the policy went beyond the throttle's bound at this distance; if so, it is back within."""
+        passed = distance is not None and self.throttle.passed(distance, self.trained)
+        if passed:
+            forget_copies(self.inner.policy)
+        return passed
 
     def train(self) -> None:
         """All updates that are not done yet. Raises StageError for rewards or weights that are no numbers."""
@@ -155,7 +162,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
             rollout = self.part.fitting(self.sample)
             experience = self.part.fitting(partial(self.assess, rollout))
             distance = self._distance(rollout, experience.reference)
-            self.throttled = distance is not None and self.throttle.passed(distance, self.trained)
+            self.throttled = self._held(distance)
             if self.throttled:
                 break
             action = self.monitor(experience, self.update) if self.monitor is not None else None
@@ -183,8 +190,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         self.choose()
         rollout = self.part.fitting(self.sample)
         reference = self.part.fitting(partial(self._reference, rollout))
-        distance = self._distance(rollout, reference)
-        self.throttled = distance is not None and self.throttle.passed(distance, self.trained)
+        self.throttled = self._held(self._distance(rollout, reference))
         self.reference_tokens += self.tokens - counted[0]
         self.tokens, self.attack_tokens = counted
         self.practice.restore(practised)
@@ -433,6 +439,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         if self.collapse.complete(self.history):
             self.collapsed = True
             self.collapse.go_back(self.trained)
+            forget_copies(self.inner.policy)
         elif not self.collapse.begun(self.history):
             self.collapse.remember(self.trained)
 

@@ -41,7 +41,8 @@ def keep(trainer: PPOTrainer) -> None:
         "training": trainer.identity,
         "precision": trainer.settings.precision.name,
     }
-    state = ppo_state.collect(trainer.inner, trainer.optimizer, values, {WITHIN: trainer.throttle.within})
+    within = {WITHIN: trainer.throttle.within}
+    state = ppo_state.collect(trainer.inner, trainer.optimizer, values, within, keep=main)
     if main:
         ppo_state.write(trainer.state_folder, trainer.update, state)
 

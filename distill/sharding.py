@@ -6,10 +6,11 @@ safetensors, while the libraries' own formats for pieces are pickled.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
@@ -24,10 +25,24 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     return found.detach()
 
 
-def own(parameter: Any) -> torch.Tensor:
-    """This process's piece of a parameter, or all of it where it is whole: what is written there is the parameter's."""
-    found: torch.Tensor = parameter.ds_tensor if _by_zero(parameter) else parameter
-    return found
+def pieces(module: torch.nn.Module) -> list[torch.Tensor]:
+    """This process's piece of each parameter that is trained, or all of it where it is whole.
+
+    What is written there is the parameter's, once `forget_copies` has been called.
+    """
+    for each in module.modules():
+        if isinstance(each, FSDPModule):
+            each.reshard()  # after a forward pass without gradients, the outermost one's are still put together
+    trained: list[Any] = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return [parameter.ds_tensor if _by_zero(parameter) else parameter for parameter in trained]
+
+
+def forget_copies(module: torch.nn.Module) -> None:
+    """What ZeRO-3 holds of whole parameters beside their pieces goes, after new values were written to the pieces."""
+    each: Iterator[Any] = module.parameters()
+    for parameter in each:
+        if _by_zero(parameter) and parameter.ds_status.name == "AVAILABLE":
+            parameter.partition()
 
 
 def shared_out(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

@@ -132,6 +132,33 @@ def test_two_processes_from_a_file_learn_what_one_learns(
     alike(tmp_path / "one", tmp_path / "two")
 
 
+def test_weights_in_pieces_carry_on_and_go_back(
+    base: Path, reward: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FSDP2, interrupted after three updates; later the throttle puts all pieces back, and that is what is written."""
+    monkeypatch.setattr(launch, "MODULE", "tests.distill.sharded")
+    bound = {"episodes": 640, "critic_warmup": 0, "learning_rate": 1e-4, "max_kl": 0.05, "kl_coefficient": 0.0}
+    alone = SHORT.model_copy(update=bound)
+    one = train_ppo(base, None, reward, digits(), FULL, alone, tmp_path / "one", 1, silent)
+    assert one["throttled"] and one["episodes"] > 5 * SHORT.batch
+    file = next(file for file in FILES if file.stem == "fsdp2")
+    settings, state = alone.model_copy(update={"processes": 2, "accelerate": file}), tmp_path / "state"
+
+    def interrupt(done: int, total: int) -> None:
+        if done >= 4 * SHORT.batch:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_in_processes(base, None, reward, digits(), FULL, settings, tmp_path / "two", 1, interrupt, state)
+    begun: list[int] = []
+    two = train_in_processes(
+        base, None, reward, digits(), FULL, settings, tmp_path / "two", 1, lambda d, _: begun.append(d), state
+    )
+    assert begun[0] > 2 * SHORT.batch  # it did not begin again
+    assert two["throttled"] and two["episodes"] == one["episodes"]
+    alike(tmp_path / "one", tmp_path / "two")
+
+
 def test_nothing_goes_on_when_a_training_is_interrupted(
     base: Path, reward: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
