@@ -248,7 +248,8 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
             values[places] = critic[states].view(-1, longest).cpu()
         logprobs, values = (torch.where(theirs.mask, each, 0.0) for each in (logprobs, values))
         change = logprobs - theirs.logprobs
-        self._check_drift(change)
+        # On a GPU an engine's kernels are others, and its numbers may be of 16 bits where the trainer's are not.
+        self._check_drift(change, coarse=self.accelerator.device.type == "cuda")
         return replace(theirs, logprobs=logprobs, values=values, drift=float(change.abs().max()))
 
     def scored_tokens(self) -> int:
@@ -359,9 +360,10 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         return totals
 
     def _accumulating(self, last: bool) -> AbstractContextManager[Any]:
-        """Gradients are added up, and shared with the other processes with the last piece."""
+        """Gradients are added up, and shared with the other processes with the last piece; with FSDP2, where each would
+        keep them whole until then, with every piece."""
         self.accelerator.sync_gradients = last  # all that DeepSpeed goes by, which then makes the optimizer's step, too
-        return nullcontext() if last else self.accelerator.no_sync(self.model)
+        return nullcontext() if last or self.accelerator.is_fsdp2 else self.accelerator.no_sync(self.model)
 
     def _parts(self, rollout: Rollout, among: Sequence[int] | None = None) -> Iterator[_Piece]:
         """Prompts with the trees of their answers, those of similar length together, on the device."""
@@ -384,9 +386,9 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         each = self.accelerator.gather(torch.tensor([number], device=self.accelerator.device))
         return int(each.max())
 
-    def _check_drift(self, change: torch.Tensor) -> None:
+    def _check_drift(self, change: torch.Tensor, coarse: bool = False) -> None:
         drift = float(change.detach().abs().max()) if change.numel() else 0.0
-        limit = DRIFT_MIXED if self.settings.precision.mixed else DRIFT
+        limit = DRIFT_MIXED if coarse or self.settings.precision.mixed else DRIFT
         if math.isnan(drift):
             raise StageError("PPO diverged: its log-probabilities are no numbers; lower distill.ppo.learning_rate")
         if not drift <= limit:

@@ -53,12 +53,14 @@ def shared_out(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 
 def whole_weights(module: torch.nn.Module) -> Mapping[str, torch.Tensor] | None:
-    """A module's state dict put together, or None where nothing of it lies in pieces."""
+    """A module's state dict put together, without what is not trained of it; None where nothing lies in pieces."""
     # ZeRO marks parameters, and not the tensors that a state dict has in their place.
-    state = module.state_dict() | dict(module.named_parameters(remove_duplicate=False))
+    named = dict(module.named_parameters(remove_duplicate=False))
+    state = module.state_dict() | named
     if not any(isinstance(tensor, DTensor) or _by_zero(tensor) for tensor in state.values()):
         return None
-    return {name: whole(tensor).cpu() for name, tensor in state.items()}
+    frozen = {name for name, parameter in named.items() if not parameter.requires_grad}
+    return {name: whole(tensor).cpu() for name, tensor in state.items() if name not in frozen}
 
 
 def _by_zero(tensor: Any) -> bool:

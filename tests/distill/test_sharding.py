@@ -41,6 +41,8 @@ def test_a_model_in_pieces_gives_whole_weights(mesh: DeviceMesh) -> None:
     found = whole_weights(model)
     assert found is not None and set(found) == set(expected)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+    model.bias.requires_grad_(False)  # a frozen base is on disk already
+    assert set(whole_weights(model) or ()) == {"weight"}
 
 
 def test_what_is_whole_stays_as_it_is() -> None:
