@@ -163,15 +163,16 @@ def test_a_process_group_that_was_there_before_stays(tiny_model: Path, tiny_adap
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def test_a_closed_engine_holds_no_model(tiny_model: Path) -> None:
-    """Whoever still has the engine, and without a collection later."""
+def test_a_closed_engine_holds_nothing(tiny_model: Path) -> None:
+    """Neither the model and what runs it nor keys and values, whoever still has the engine."""
     pytest.importorskip("vllm")
     from amplification.serving.vllm_engine import Engine
 
     engine = Engine(ServingConfig(adapters="merge", max_model_len=64), ModelRef(str(tiny_model)), Shelf())
     executor = engine._llm.llm_engine.engine_core.engine_core.model_executor
-    model = weakref.ref(executor.driver_worker.worker.model_runner.get_model())
-    del executor
-    assert model() is not None
+    runner = executor.driver_worker.worker.model_runner
+    held = [weakref.ref(each) for each in (runner, runner.get_model(), *runner.kv_caches)]
+    del executor, runner
+    assert len(held) > 2 and all(each() is not None for each in held)
     engine.close()
-    assert model() is None
+    assert all(each() is None for each in held)
