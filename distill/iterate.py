@@ -187,6 +187,7 @@ class Iteration:
 
             distill, rows = self.config.distill, newest_labels(labels)
             settings = distill.warm_start.of(turn.level)
+            self.models.rest()
             return warm_start(base, adapter, rows, distill.adapter, settings, out, self._seed(turn), progress)
 
         return work
@@ -216,6 +217,7 @@ class Iteration:
                 judge = self.models.judge(previous, scope)
             pairs = make_pairs(self.models.tasks, rows, ask, settings, self._seed(turn), judge.judge if judge else None)
             adapter = self.config.distill.adapter
+            self.models.rest()
             metrics = train_reward(base, start, pairs, adapter, settings, out, self._seed(turn), progress, earlier)
             metrics["own_tokens"] = used.tokens
             if settings.refresh.most:
@@ -270,6 +272,7 @@ class Iteration:
             train = partial(train, attack_share=distill.adversary.practised)
             prompts, ppo = self._prompts(turn, labels, found, adversary), distill.ppo.of(turn.level)
             seed, state = self._seed(turn), state_of(out)
+            self.models.rest()
             metrics = train(base, start, reward, prompts, distill.adapter, ppo, out, seed, progress, state)
             kept = self._kept(turn, base, start, labels, out) if start else {"kept": True}
             return {**metrics, **kept}

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from amplification.errors import AmplifyError, InputError, StageError
+from amplification.errors import AmplifyError, InputError
 from distill.config import PPOSettings
 from distill.launch import JOB, MODULE, follow
 from distill.processes import read_processes
@@ -66,9 +66,10 @@ def take_part(job: Job, machine: int) -> None:
         problem = f"'num_machines' is {plan.machines}, so there is no machine {machine} to join"
         raise InputError(plan.file, problem, f"give --machine a number from 1 to {plan.machines - 1}")
     print(f"taking part in {job.file.parent.parent.stem}", flush=True)
+    command = plan.command(job.settings.processes, MODULE, job.file, machine)
     try:
-        follow(plan.command(job.settings.processes, MODULE, job.file, machine), silent, job.settings.episodes)
-    except StageError as error:
+        follow(command, job.file.parent, silent, job.settings.episodes)
+    except AmplifyError as error:
         print(f"amplify: {error}", flush=True)
 
 

@@ -5,6 +5,7 @@ python -m distill.launch JOB.json     what each process runs
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -13,24 +14,30 @@ import signal
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from amplification.errors import InputError, StageError
+from amplification.errors import AmplifyError, InputError, StageError
 from amplification.serving.config import ServingConfig
 from distill.config import AdapterConfig, PPOSettings
 from distill.practice import Prompt
-from distill.processes import read_processes
+from distill.processes import Processes, read_processes
 from distill.progress import Progress
+from distill.relay import ERROR, FOLLOWED, WARNING, answer_to_follower, tell_error, told_error
 from distill.stage import write_atomically
 
 # Lines of what the processes wrote that are kept, to tell why they failed.
 LINES_KEPT = 200
 MODULE = "distill.launch"
 JOB = "job.json"
+
+
+class ProcessFailedError(StageError):
+    """A process ended for a reason that is no error of ours; the message is what the processes wrote of it."""
 
 
 def train_in_processes(
@@ -51,8 +58,8 @@ def train_in_processes(
 
     They are started as `settings.accelerate` says, or on this machine alone. Where that names several machines, the job
     is a file in `state`, which the others must see (`distill.join`).
-    Raises InputError for a bad accelerate file or if the batch cannot be shared out, StageError if a process dies (the
-    others are then ended, and the last written state is kept).
+    Raises InputError for a bad accelerate file or if the batch cannot be shared out, whatever `train_ppo` raises in a
+    process, and StageError if a process dies. The others are then ended, and the last written state is kept.
     """
     if settings.batch % (settings.processes * settings.answers):
         problem = f"'distill.ppo.batch' is {settings.batch}, which {settings.processes} processes cannot share"
@@ -81,7 +88,11 @@ def train_in_processes(
             ),
         )
         start = plan.command(settings.processes, MODULE, job) if plan else _command(settings.processes, job)
-        follow(start, progress, settings.episodes)
+        _give_memory_back()
+        try:
+            follow(start, folder, progress, settings.episodes)
+        except ProcessFailedError as error:
+            raise StageError(f"{error}; {_what_is_left(state, plan)}") from error
         if not result.is_file():
             raise StageError("PPO's processes ended without a result")
         metrics: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
@@ -109,21 +120,38 @@ def _command(processes: int, job: Path) -> list[str]:
     return [*launcher, "-m", MODULE, str(job)]
 
 
-def follow(command: Sequence[str], progress: Progress, episodes: int) -> None:
-    """Start the processes and see them to their end. Lines that are a number alone are the episodes done so far.
-
-    Raises StageError with what they said if they fail; whatever ends this function early ends them, too.
-    """
+def _give_memory_back() -> None:
+    """What this process's libraries keep of the GPU for later is the main one of PPO's processes' now."""
     import torch
 
-    environment = dict(os.environ)
-    if not torch.cuda.is_available():
-        environment["ACCELERATE_USE_CPU"] = "true"
-    environment.setdefault("OMP_NUM_THREADS", "1")
-    said: list[str] = []
+    if torch.cuda.is_available():
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def _what_is_left(state: Path | None, plan: Processes | None) -> str:
+    """What the same command begins with, after a process has died."""
+    from distill.ppo_state import found
+
+    carries_on = plan is None or plan.kind != "DEEPSPEED"  # see `distill.resume`
+    if carries_on and state is not None and found(state):
+        return "what it had learned is kept, and the same command carries on from there"
+    return "none of what it had learned is kept, and the same command begins this stage again"
+
+
+def follow(command: Sequence[str], folder: Path, progress: Progress, episodes: int) -> None:
+    """Start the processes of the job in `folder` and see them to their end, with their progress and warnings.
+
+    `command` is a launcher as `python -m` starts it. Lines that are a number alone are the episodes done so far. If the
+    processes fail, raises the error that one of them has told, ProcessFailedError with what they said if none has.
+    Whatever ends this function early, or this whole process, ends them, too.
+    """
+    said, warned = list[str](), set[str]()
+    python, option, *launcher = command
     with subprocess.Popen(
-        command,
-        env=environment,
+        [python, option, "distill.relay", *launcher],
+        env=_environment(),
+        stdin=subprocess.PIPE,  # nothing is written; see `distill.relay`
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -133,29 +161,45 @@ def follow(command: Sequence[str], progress: Progress, episodes: int) -> None:
         assert process.stdout is not None
         try:
             for line in process.stdout:
+                warning = line.partition(WARNING)[2].strip()
                 if line.strip().isdecimal():
                     progress(int(line), episodes)
+                elif warning and warning not in warned:  # each process may say the same
+                    warned.add(warning)
+                    warnings.warn(warning, RuntimeWarning, stacklevel=2)
                 elif line.strip():
                     said = [*said[-LINES_KEPT:], line.strip()]
         except BaseException:
             os.killpg(process.pid, signal.SIGTERM)
             raise
     if process.returncode != 0:
-        raise StageError(
-            f"a process of PPO failed (exit code {process.returncode}): {_reason(said)}; "
-            "what it had learned is kept, and the same command carries on from there"
-        )
+        raise _failure(folder, said, process.returncode)
+
+
+def _environment() -> dict[str, str]:
+    import torch
+
+    environment = {**os.environ, FOLLOWED: "1"}
+    if not torch.cuda.is_available():
+        environment["ACCELERATE_USE_CPU"] = "true"
+    environment.setdefault("OMP_NUM_THREADS", "1")
+    return environment
+
+
+def _failure(folder: Path, said: Sequence[str], code: int) -> AmplifyError:
+    """Unless a process was killed, the others fail because the first one has, so its error is the reason."""
+    return told_error(folder) or ProcessFailedError(f"a process of PPO failed (exit code {code}): {_reason(said)}")
 
 
 def _reason(said: Sequence[str]) -> str:
     """What the processes said of their end: our own line, the launcher's about one that was killed, or the last line of
-    the first traceback. When one is killed the others complain of a closed connection, or the launcher ends them
-    (SIGTERM), which is not the reason."""
-    killed = [match[0] for line in said if (match := re.search(r"Signal \d+ \(\w+\) received by PID \d+", line))]
-    killed.sort(key=lambda told: "SIGTERM" in told)
-    ours = [line.partition("amplify: ")[2] for line in said if "amplify: " in line]
+    the first traceback. When one is killed the others complain of a closed connection, and whichever is the first to
+    end, the launcher ends the others (SIGTERM), which is the reason only where there is no other."""
+    signals = [match[0] for line in said if (match := re.search(r"Signal \d+ \(\w+\) received by PID \d+", line))]
+    killed = [told for told in signals if "SIGTERM" not in told]
+    ours = [line.partition(ERROR)[2] for line in said if ERROR in line]
     errors = [line for line in said if re.match(r"(\[rank\d+\]: )?[A-Za-z_.]*(Error|Exception)\b", line)]
-    return (ours or killed or errors or list(said[-1:]) or ["it said nothing"])[0][:300]
+    return (ours or killed or errors or signals or list(said[-1:]) or ["it said nothing"])[0][:300]
 
 
 def work(job: Path) -> None:
@@ -190,13 +234,12 @@ def work(job: Path) -> None:
 
 
 def run_job(job: Path) -> None:
-    """`work`, whose failure is one line and an exit code."""
-    from amplification.errors import AmplifyError
-
+    """`work`, whose failure is one line, a file beside the job and an exit code."""
+    answer_to_follower()
     try:
         work(job)
     except AmplifyError as error:
-        print(f"amplify: {error}", flush=True)
+        tell_error(error, job.parent)
         sys.exit(error.exit_code)
 
 

@@ -26,12 +26,19 @@ Ask = Callable[[Sequence[str]], list[Answer]]
 
 
 class Models:
-    """Opens serving back ends when they are first needed and keeps them for the whole run."""
+    """Opens serving back ends when they are first needed and keeps them, except where a training needs their memory."""
 
     def __init__(self, config: RunConfig, store: Store) -> None:
         self.config, self.store = config, store
         self.tasks = {name: task(name) for name in config.tasks}
         self.samplers = Samplers()
+
+    def rest(self) -> None:
+        """Leave the GPU to a training: what is asked next loads its model again. On a CPU nothing is in the way."""
+        import torch
+
+        if torch.cuda.is_available():
+            self.samplers.rest()
 
     def close(self) -> None:
         """Give back the model's memory and the database."""

@@ -31,7 +31,11 @@ class Samplers:
             self._open[settings] = open_sampler(settings)
         return self._open[settings]
 
-    def close(self) -> None:
+    def rest(self) -> None:
+        """Give back what the back ends hold; those who keep one may go on asking, and then it is loaded again."""
         for sampler in self._open.values():
             sampler.close()
+
+    def close(self) -> None:
+        self.rest()
         self._open.clear()

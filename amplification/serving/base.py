@@ -85,7 +85,7 @@ class Sampler(Protocol):
         ...
 
     def close(self) -> None:
-        """Give back memory and devices. Calling it twice is harmless."""
+        """Give back memory and devices until the next call, which takes them again. Calling it twice is harmless."""
         ...
 
 

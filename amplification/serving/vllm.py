@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
 
 from amplification.errors import InputError, ServingError
 from amplification.serving.base import Call, Completion, ModelRef, SamplingParams
@@ -11,7 +11,11 @@ from amplification.serving.checkpoint import Shelf
 from amplification.serving.config import ServingConfig
 from amplification.serving.flow import Flow, Ticket, Wheel
 from amplification.serving.process import same_random_state
-from amplification.serving.vllm_engine import Engine, merges_adapters
+from amplification.serving.vllm_engine import Engine, merges_adapters, on_cpu
+
+# Engines on a GPU at once, each of a base of its own (every agent is one where whole models are trained). An overseer's
+# model and its agent need not take turns.
+MOST_ENGINES = 2
 
 
 class VLLMSampler:
@@ -93,7 +97,7 @@ class VLLMSampler:
             groups.setdefault(self._key(call.model), []).append(i)
         entering = []
         for places in groups.values():
-            engine = self._engine(calls[places[0]].model)
+            engine = self._engine(calls[places[0]].model, groups)
             entering.append((engine, engine.tickets(flow, places, calls)))
         flow.left, flow.engines = len(calls), tuple(engine for engine, _ in entering)
         self._flows[flow] = None
@@ -165,11 +169,23 @@ class VLLMSampler:
             self._merges = merges_adapters(self.settings)
         return self._shelf.base(model).skeleton if self._merges else model.base
 
-    def _engine(self, model: ModelRef) -> Engine:
+    def _engine(self, model: ModelRef, needed: Collection[str] = ()) -> Engine:
+        """The model's engine, from now on the last to be closed; those of the keys `needed` are not closed for it."""
         key = self._key(model)
-        if key not in self._engines:
-            self._engines[key] = Engine(self.settings, model, self._shelf)
-        return self._engines[key]
+        engine = self._engines.pop(key, None)
+        if engine is None:
+            self._make_room(needed)
+            engine = Engine(self.settings, model, self._shelf)
+        self._engines[key] = engine
+        return engine
+
+    def _make_room(self, needed: Collection[str]) -> None:
+        """Close the idle engines that were asked least recently, as far as one more would be too many for a GPU."""
+        if on_cpu():
+            return
+        idle = [key for key, engine in self._engines.items() if key not in needed and not engine.queue.busy]
+        for key in idle[: max(0, len(self._engines) + 1 - MOST_ENGINES)]:
+            self._engines.pop(key).close()
 
 
 def _serving_error(error: BaseException) -> Exception:

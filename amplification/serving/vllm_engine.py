@@ -52,6 +52,7 @@ class Engine:
         self._numbering = itertools.count(1)  # never reused, whatever was removed: vLLM's caches are keyed on them
         self._asleep = False
         self._params: dict[SamplingParams, Any] = {}
+        self._is_guest = self._group_is_anothers()
         self._llm = self._start(base, max_model_len)
         self._open_engines.add(self)
         tokenizer = self._llm.get_tokenizer()
@@ -237,26 +238,45 @@ class Engine:
         self._llm.reset_prefix_cache()
 
     def close(self) -> None:
-        """Give back the engine's memory and its process group."""
+        """Give back the engine's memory, and its process group if that is its own."""
         if self._llm is None:
             return
         self._open_engines.discard(self)
-        core = self._llm.llm_engine.engine_core.engine_core
+        self._shut_down(self._llm.llm_engine.engine_core.engine_core)
+        self._llm = None
+        self.queue.close()
+        gc.collect()
+        _empty_device_cache()
+
+    def _shut_down(self, core: Any) -> None:
         # Its own shutdown would take the process group from under the others, or from under the trainer.
-        if self._open_engines or self._more.get("distributed_executor_backend") == "external_launcher":
+        if self._open_engines or self._is_guest:
             core.model_executor.shutdown()
             core.scheduler.shutdown()
         else:
             core.shutdown()
-        self._llm = None
-        gc.collect()
+
+    @classmethod
+    def _group_is_anothers(cls) -> bool:
+        """Whether an engine that starts now finds a process group that is not the engines', such as accelerate's."""
+        from torch import distributed
+
+        if cls._open_engines:
+            return any(engine._is_guest for engine in cls._open_engines)
+        return distributed.is_available() and distributed.is_initialized()
 
 
 def merges_adapters(settings: ServingConfig) -> bool:
     """Whether adapters are added to the weights rather than served beside them. Imports vLLM to see where it runs."""
+    cpu = on_cpu()
+    return cpu if settings.adapters == "auto" else settings.adapters == "merge"
+
+
+def on_cpu() -> bool:
+    """Whether vLLM's engines run on the CPU here. Imports vLLM."""
     os.environ.update(ENVIRONMENT)
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    return bool(_platform().is_cpu()) if settings.adapters == "auto" else settings.adapters == "merge"
+    return bool(_platform().is_cpu())
 
 
 def can_sleep() -> bool:
@@ -271,3 +291,10 @@ def _platform() -> Any:
         from vllm.platforms import current_platform
 
         return current_platform
+
+
+def _empty_device_cache() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -99,6 +99,12 @@ class Queue:
         if names:
             self._core.abort_requests(names)
 
+    def close(self) -> None:
+        """Forget all tickets and let go of the core, which holds the model."""
+        for held in (self._running, self._waiting, self._since):
+            held.clear()
+        self._core = self._hold = None
+
     def _key(self, ticket: Ticket) -> Key:
         return (ticket.call.model if self._hold else None, ticket.call.params.temperature == 0)
 

@@ -42,8 +42,7 @@ class VLLMRollouts:
             self._engine = self._start(model, whole)
         elif whole and not self._engine.merges:
             raise InputError(folder, "this is a whole model, and adapters are served", "publish one kind alone")
-        else:
-            self._engine.wake()
+        self._engine.wake()
         self._engine.take(model)
         old, self._model = self._model, model
         if old is not None:
@@ -69,6 +68,7 @@ class VLLMRollouts:
         ]
         try:
             with same_random_state():
+                self._engine.wake()  # it sleeps if the same weights have drawn before
                 outputs = self._engine.run(self._model, prompts, asked)
                 if self.gives_back:
                     self._engine.sleep()

@@ -6,9 +6,11 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from amplification.errors import InputError, StageError
+from amplification.errors import AmplifyError, InputError, ServingError, StageError
+from amplification.telling import told
+from distill import launch
 from distill.config import AdapterConfig, PPOSettings
 from distill.launch import train_in_processes
 from distill.ppo import train_ppo
 from distill.practice import Prompt
+from distill.processes import Processes
+from distill.relay import tell_error, told_error
+from distill.weights import load_merged
 from tests.distill.training import FULL, LORA, digits, silent
 
 ROOT = Path(__file__).parents[2]
@@ -159,5 +166,143 @@ def rank_of(process: psutil.Process) -> str | None:
 
 
 def test_a_process_that_dies_is_told(base: Path, tmp_path: Path) -> None:
-    with pytest.raises(StageError, match="no reward model"):
+    """As in one process: what was given is bad, and no training has begun that could be carried on."""
+    with pytest.raises(InputError, match=r"no reward model[^;]*; [^;]*$"):
         train_in_processes(base, None, tmp_path, digits(), LORA, settings(processes=2), tmp_path / "out", 1, silent)
+
+
+def stand_in(what: str, folder: Path) -> dict[str, Any]:
+    """`train_in_processes` of two processes that do what tests.distill.stand_in says."""
+    two = settings(processes=2)
+    return train_in_processes("base", None, "reward", [what], LORA, two, folder / "out", 1, silent, folder / "state")
+
+
+def test_bad_input_in_a_process_is_bad_input_of_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(launch, "MODULE", "tests.distill.stand_in")
+    with told() as ended:
+        stand_in("refuse", tmp_path)
+    assert ended.code == 2
+    assert capsys.readouterr().err == "amplify: distill.ppo.part: it is bad; mend it\n"
+
+
+@pytest.mark.parametrize("error", [InputError("a file", "it is bad", "mend it"), StageError("no"), ServingError("no")])
+def test_an_error_is_what_it_was_in_the_process(tmp_path: Path, error: AmplifyError) -> None:
+    assert told_error(tmp_path) is None
+    tell_error(error, tmp_path)
+    found = told_error(tmp_path)
+    assert type(found) is type(error) and vars(found) == vars(error) and str(found) == str(error)
+
+
+def test_nothing_is_said_to_be_kept_where_there_is_no_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "MODULE", "tests.distill.stand_in")
+    with pytest.raises(StageError, match=r"RuntimeError: something broke; none of what it had learned is kept"):
+        stand_in("break", tmp_path)
+
+
+@pytest.mark.parametrize(("kind", "kept"), [(None, True), ("FSDP", True), ("DEEPSPEED", False)])
+def test_a_state_is_kept_where_the_training_would_carry_on(tmp_path: Path, kind: str | None, kept: bool) -> None:
+    plan = Processes(tmp_path / "some.yaml", kind) if kind else None
+    (tmp_path / "update-3").mkdir()
+    assert ("carries on from there" in launch._what_is_left(tmp_path, plan)) == kept
+
+
+def test_warnings_of_ours_reach_the_user_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "MODULE", "tests.distill.stand_in")
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        stand_in("warn", tmp_path)
+    assert [(str(each.message), each.category) for each in seen if "memory" in str(each.message)] == [
+        ("there is less memory than before", RuntimeWarning)
+    ]
+    assert not [each for each in seen if "library" in str(each.message)]
+
+
+FOLLOWING = """
+import sys
+from distill import launch
+from distill.config import AdapterConfig, PPOSettings
+from pathlib import Path
+launch.MODULE = "tests.distill.stand_in"
+file = Path(sys.argv[2]) if len(sys.argv) > 2 else None
+two = PPOSettings(episodes=64, batch=32, processes=2, accelerate=file)
+ready = lambda done, total: print("ready", flush=True)
+state = Path(sys.argv[1] + ".state")
+launch.train_in_processes("base", None, "reward", ["wait"], AdapterConfig(), two, sys.argv[1], 1, ready, state)
+"""
+
+
+def reached(port: int) -> bool:
+    with socket.socket() as asking:
+        return asking.connect_ex(("127.0.0.1", port)) == 0
+
+
+def killed_leaving(run: subprocess.Popen[str], started: list[psutil.Process]) -> list[psutil.Process]:
+    """Which processes that a run has started are still there some time after it was killed."""
+    run.kill()
+    _, left = psutil.wait_procs(started, PATIENCE_S)
+    for process in left:
+        process.kill()
+    return list(left)
+
+
+@pytest.mark.parametrize("file", [None, "configs/accelerate/ddp.yaml"], ids=["torch", "accelerate"])
+def test_no_process_outlives_a_run_that_is_killed(tmp_path: Path, file: str | None) -> None:
+    """SIGKILL, which leaves the run no time to end anything."""
+    command = [sys.executable, "-c", FOLLOWING, str(tmp_path / "out"), *([file] if file else [])]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "ready\n"
+        started = psutil.Process(run.pid).children(recursive=True)
+        assert {rank_of(process) for process in started} == {None, "0", "1"}  # one is the launcher
+        assert not killed_leaving(run, started)
+
+
+def test_a_launcher_that_waits_for_other_machines_ends_with_the_run(tmp_path: Path) -> None:
+    """It holds the port, which the same command needs."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    file = tmp_path / "several.yaml"
+    file.write_text((ROOT / "configs/accelerate/several_nodes.yaml").read_text().replace("29500", str(port)))
+    command = [sys.executable, "-c", FOLLOWING, str(tmp_path / "out"), str(file)]
+    with subprocess.Popen(command, cwd=ROOT, text=True) as run:
+        deadline = time.monotonic() + PATIENCE_S
+        while not reached(port):
+            assert run.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        started = psutil.Process(run.pid).children(recursive=True)
+        assert len(started) == 1
+        assert not killed_leaving(run, started)
+
+
+def test_the_gpu_is_given_up_to_the_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this process keeps for later would lie beside what the main one of them needs."""
+    done: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: done.append("given back"))
+    monkeypatch.setattr(launch, "follow", lambda *_: done.append("followed"))
+    with pytest.raises(StageError, match="without a result"):
+        stand_in("warn", tmp_path)
+    assert done == ["given back", "followed"]
+
+
+def test_a_run_with_two_processes(tmp_path: Path) -> None:
+    """The command itself, as far as the first agent, with a file of accelerate's."""
+    options = ["--distill.ppo.processes", "2", "--distill.ppo.accelerate", "configs/accelerate/ddp.yaml"]
+    command = [sys.executable, "-m", "amplification", "run", "configs/debug.yaml", "--out", str(tmp_path / "run")]
+    done = subprocess.run(
+        [*command, *options, "--until", "generation-0/agent"],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode == 0, done.stderr
+    agent = tmp_path / "run" / "generation-0" / "agent"
+    metrics = json.loads((agent / "done.json").read_text())["metrics"]
+    assert metrics["episodes"] == 64 and metrics["reward_tokens"] > 0
+    assert load_merged(tmp_path / "run" / "base", agent).num_parameters() > 0
+    assert not agent.with_name("agent.state").exists()
