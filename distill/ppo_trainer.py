@@ -43,7 +43,7 @@ from distill.monitor import Action, Monitor
 from distill.practice import Practice
 from distill.rollout import Rollout, at_states, chosen, parts, roll_out
 from distill.served import Served, as_rollout
-from distill.sharding import forget_copies, pieces
+from distill.sharding import forget_copies, pieces, settle
 from distill.tree import Rows
 
 with warnings.catch_warnings():
@@ -140,6 +140,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
     @property
     def trained(self) -> list[torch.Tensor]:
         """What training changes of the policy, as far as it lies on this process."""
+        settle(self.inner)
         return pieces(self.inner.policy)
 
     def _held(self, distance: float | None) -> bool:

@@ -25,14 +25,21 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     return found.detach()
 
 
-def pieces(module: torch.nn.Module) -> list[torch.Tensor]:
-    """This process's piece of each parameter that is trained, or all of it where it is whole.
+def settle(module: torch.nn.Module) -> None:
+    """After a forward pass without gradients FSDP2 keeps the outermost module's parameters put together; not from here.
 
-    What is written there is the parameter's, once `forget_copies` has been called.
+    `module` is the outermost: the one that was wrapped.
     """
     for each in module.modules():
         if isinstance(each, FSDPModule):
-            each.reshard()  # after a forward pass without gradients, the outermost one's are still put together
+            each.reshard()
+
+
+def pieces(module: torch.nn.Module) -> list[torch.Tensor]:
+    """This process's piece of each parameter that is trained, or all of it where it is whole; once it is settled.
+
+    What is written there is the parameter's, once `forget_copies` has been called.
+    """
     trained: list[Any] = [parameter for parameter in module.parameters() if parameter.requires_grad]
     return [parameter.ds_tensor if _by_zero(parameter) else parameter for parameter in trained]
 
@@ -54,9 +61,11 @@ def shared_out(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 def whole_weights(module: torch.nn.Module) -> Mapping[str, torch.Tensor] | None:
     """A module's state dict put together, without what is not trained of it; None where nothing lies in pieces."""
+    # Not the other way round: with FSDP2 a state dict puts the parameters' pieces in their places (see `settle`). And
     # ZeRO marks parameters, and not the tensors that a state dict has in their place.
+    state = module.state_dict()
     named = dict(module.named_parameters(remove_duplicate=False))
-    state = module.state_dict() | named
+    state |= named
     if not any(isinstance(tensor, DTensor) or _by_zero(tensor) for tensor in state.values()):
         return None
     frozen = {name for name, parameter in named.items() if not parameter.requires_grad}
