@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
@@ -48,6 +49,11 @@ class HeldOutJudge:
         """Of everything asked so far."""
         return self.judge.cost
 
+    @property
+    def unreadable(self) -> int:
+        """Judgements so far that could not be read."""
+        return self.judge.unreadable if self.judges else 0
+
     def acceptable(self, answers: Sequence[str]) -> list[bool | None]:
         """Whether H^A finds each answer to `questions` acceptable; None where it has no view."""
         if not self.judges:
@@ -56,9 +62,12 @@ class HeldOutJudge:
         found = self.judge.judge([(q, [answer]) for q, answer in zip(self.questions, answers, strict=True)])
         return [None if view is None else view.acceptable[0] for view in found]
 
-    def pairs(self, questions: Sequence[str], answers: Sequence[str], seed: int) -> list[Row]:
+    def pairs(self, questions: Sequence[str], answers: Sequence[str], seed: int, left_out: Counter[str]) -> list[Row]:
         """New labels of distinct questions, none of them held out, as rows of `distill.pairs`; the policy's answers are
-        the first to be rejected."""
+        the first to be rejected.
+
+        `left_out` is told how many questions gave none: `unanswered`, and what `make_pairs` leaves out.
+        """
         own = dict(zip(questions, answers, strict=True))
         said = self.judge.verdicts(questions)
         self.judged += len(questions) * (2 if self.judges else 1)
@@ -67,5 +76,10 @@ class HeldOutJudge:
             for q, answer in zip(questions, said, strict=True)
             if answer is not None
         ]
+        left_out["unanswered"] += len(said) - len(labels)
         judge = self.judge.judge if self.judges else None
-        return make_pairs(self.tasks, labels, lambda texts: [Answer(own[t]) for t in texts], self.settings, seed, judge)
+
+        def ask(texts: Sequence[str]) -> list[Answer]:
+            return [Answer(own[text]) for text in texts]
+
+        return make_pairs(self.tasks, labels, ask, self.settings, seed, judge, left_out)

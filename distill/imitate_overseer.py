@@ -160,7 +160,7 @@ def train_imitator(
         model = make_model(settings.model, tokenizer, seed)
         rows = tokenised_lessons(tokenizer, lessons)
         sampler = LessonSampler([lesson.kind for lesson in lessons], settings.steps * settings.batch, seed)
-        collator = Collator(tokenizer.pad_token_id)
+        collator = Collator()
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.0
         )

@@ -21,10 +21,11 @@ from trl import SFTConfig, SFTTrainer
 
 from amplification.errors import InputError
 from distill.config import AdapterConfig, WarmStartConfig
+from distill.in_parts import Batch, InParts
 from distill.lessons import LessonSampler
 from distill.optimizer import lesson_schedule, optimizer_for, trainable
 from distill.progress import Progress
-from distill.trainer_arguments import lesson_arguments
+from distill.trainer_arguments import lesson_arguments, on_one_device
 from distill.weights import (
     CHECKPOINT_ABOVE,
     answer_ids,
@@ -40,8 +41,8 @@ from distill.weights import (
 
 IGNORED = -100
 WEIGHT_DECAY = 0.1
-# Rows that go through the model together; a batch is sorted by length and cut into such parts. A processor caches few,
-# a GPU is faster with many.
+# Rows that go through the model together at first; a batch is sorted by length and cut into such parts. A processor
+# caches few, a GPU is faster with many.
 PART = 256 if torch.cuda.is_available() else 32
 
 
@@ -61,56 +62,65 @@ class ProgressCallback(TrainerCallback):
 
 
 class Collator:
-    """Rows of token ids with the number of prompt tokens -> parts of similar length, padded on the right."""
+    """Rows of token ids with labels and their place, sorted by length. Counts tokens and examples."""
 
-    def __init__(self, pad_token_id: int) -> None:
-        self.pad_token_id = pad_token_id
+    def __init__(self) -> None:
         self.tokens = self.examples = 0
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-        """Input ids, labels and places of each part; labels are `IGNORED` except on answers and their ends."""
-        ordered = sorted(rows, key=lambda row: len(row["input_ids"]))
-        parts = [ordered[start : start + PART] for start in range(0, len(ordered), PART)]
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Batch]:
+        """Labels are `IGNORED` except on answers and their ends."""
         self.tokens += sum(len(row["input_ids"]) for row in rows)
         self.examples += len(rows)
-        return {
-            "input_ids": [padded([row["input_ids"] for row in part], self.pad_token_id) for part in parts],
-            "labels": [padded([row["labels"] for row in part], IGNORED) for part in parts],
-            "rows": [[row["row"] for row in part] for part in parts],
-        }
+        return {"batch": Batch(sorted(rows, key=lambda row: len(row["input_ids"])))}
 
 
-class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
+class AnswerTrainer(InParts, SFTTrainer):  # type: ignore[misc]
     """SFTTrainer with logits at answers alone, a batch taken in parts of similar length, and lessons by their loss."""
 
     def __init__(self, *args: Any, sampler: LessonSampler, **kwargs: Any) -> None:
         self.sampler = sampler
-        super().__init__(*args, **kwargs)
+        self.told: list[tuple[list[int], torch.Tensor]] = []  # rows of the newest batch and their losses
+        super().__init__(*args, part=PART, **kwargs)
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> LessonSampler:
         return self.sampler
 
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> torch.Tensor:
-        """Mean cross-entropy over the answers' tokens of all parts. `return_outputs` is not supported."""
-        total, count = torch.zeros((), device=model.device), 0
-        for ids, labels, rows in zip(inputs["input_ids"], inputs["labels"], inputs["rows"], strict=True):
-            targets = labels[:, 1:]
-            # Columns in which some row has an answer token; position t predicts token t + 1.
-            columns = (targets != IGNORED).any(dim=0).nonzero().squeeze(-1)
-            # No attention mask: padding is on the right, where a causal model does not look.
-            logits = model(input_ids=ids, use_cache=False, logits_to_keep=columns).logits
-            wanted = targets[:, columns]
-            losses = functional.cross_entropy(logits.flatten(0, 1).float(), wanted.reshape(-1), reduction="none")
-            total = total + losses.sum()
-            count += int((wanted != IGNORED).sum())
-            self.sampler.learned(rows, losses.detach().view(len(rows), -1).sum(dim=1).tolist())
-        return total / count
+    def count(self, rows: Sequence[Mapping[str, Any]]) -> int:
+        """The answers' tokens."""
+        return sum(label != IGNORED for row in rows for label in row["labels"][1:])
 
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """None counted here: the ledger counts tokens."""
-        return 0
+    def loss_of(self, model: Any, rows: Sequence[Mapping[str, Any]]) -> torch.Tensor:
+        """Cross-entropy, summed up over the answers' tokens."""
+        ids, labels = padded_part(rows, int(self.processing_class.pad_token_id))
+        targets = labels[:, 1:]
+        # Columns in which some row has an answer token; position t predicts token t + 1.
+        columns = (targets != IGNORED).any(dim=0).nonzero().squeeze(-1)
+        wanted = targets[:, columns].to(model.device)
+        # No attention mask: padding is on the right, where a causal model does not look.
+        logits = model(input_ids=ids.to(model.device), use_cache=False, logits_to_keep=columns.to(model.device)).logits
+        losses = functional.cross_entropy(logits.flatten(0, 1).float(), wanted.reshape(-1), reduction="none")
+        self.told.append(([row["row"] for row in rows], losses.detach().view(len(rows), -1).sum(dim=1)))
+        return losses.sum()
+
+    def begin(self, model: Any) -> None:
+        """And what the sampler would have been told."""
+        super().begin(model)
+        self.told.clear()
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """As `InParts` does it; the sampler learns of the losses."""
+        loss: torch.Tensor = super().training_step(*args, **kwargs)
+        rows = [row for part, _ in reversed(self.told) for row in part]
+        losses = torch.cat([each for _, each in reversed(self.told)]).tolist()
+        # Always so many together, since how many there are decides how fast the sampler learns.
+        for start in range(0, len(rows), PART):
+            self.sampler.learned(rows[start : start + PART], losses[start : start + PART])
+        return loss
+
+
+def padded_part(rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Input ids and labels [rows, longest], padded on the right."""
+    return padded([row["input_ids"] for row in rows], pad_token_id), padded([row["labels"] for row in rows], IGNORED)
 
 
 def warm_start(
@@ -138,7 +148,7 @@ def warm_start(
         floors = {group: NO_SENSE_FLOOR for group in groups if group.startswith(NO_SENSE)}
         sampler = LessonSampler(groups, draws, seed, floors)
         policy = load_policy(base, adapter_in, adapter_config, seed)
-        collator = Collator(tokenizer.pad_token_id)
+        collator = Collator()
         trainer = AnswerTrainer(
             model=policy,
             args=sft_arguments(settings, parameters(policy), scratch, seed),
@@ -203,10 +213,12 @@ def lesson_optimizer(
 
 def sft_arguments(settings: WarmStartConfig, size: int, scratch: str, seed: int) -> SFTConfig:
     """TRL's settings with everything off that writes, logs or asks the network."""
-    return SFTConfig(
-        **lesson_arguments(scratch, seed, settings.steps, settings.batch),
-        bf16=torch.cuda.is_available(),
-        gradient_checkpointing=size > CHECKPOINT_ABOVE,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        average_tokens_across_devices=False,
+    return on_one_device(
+        SFTConfig(
+            **lesson_arguments(scratch, seed, settings.steps, settings.batch),
+            bf16=torch.cuda.is_available(),
+            gradient_checkpointing=size > CHECKPOINT_ABOVE,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            average_tokens_across_devices=False,
+        )
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -183,12 +184,13 @@ class Iteration:
     def _warm_start(self, turn: Turn, base: Path, adapter: Path | None, labels: Sequence[Path]) -> Work:
         def work(out: Path, progress: Progress) -> Metrics:
             from distill.imitation import warm_start
-            from distill.labels import newest_labels
+            from distill.labels import contradicted, newest_labels
 
             distill, rows = self.config.distill, newest_labels(labels)
             settings = distill.warm_start.of(turn.level)
             self.models.rest()
-            return warm_start(base, adapter, rows, distill.adapter, settings, out, self._seed(turn), progress)
+            metrics = warm_start(base, adapter, rows, distill.adapter, settings, out, self._seed(turn), progress)
+            return {**metrics, "contradicted": contradicted(labels)}
 
         return work
 
@@ -202,7 +204,7 @@ class Iteration:
         earlier: Path | None = None,
     ) -> Work:
         def work(out: Path, progress: Progress) -> Metrics:
-            from distill.labels import newest_labels
+            from distill.labels import contradicted, newest_labels
             from distill.pairs import write_pairs
             from distill.reward import enough_labels, make_pairs, train_reward
 
@@ -215,14 +217,18 @@ class Iteration:
             judge = None
             if self.config.overseer.kind != "program":
                 judge = self.models.judge(previous, scope)
-            pairs = make_pairs(self.models.tasks, rows, ask, settings, self._seed(turn), judge.judge if judge else None)
+            judging, left_out = judge.judge if judge else None, Counter[str]()
+            pairs = make_pairs(self.models.tasks, rows, ask, settings, self._seed(turn), judging, left_out)
             adapter = self.config.distill.adapter
             self.models.rest()
             metrics = train_reward(base, start, pairs, adapter, settings, out, self._seed(turn), progress, earlier)
-            metrics["own_tokens"] = used.tokens
+            metrics |= {"own_tokens": used.tokens, "contradicted": contradicted(labels)}
             if settings.refresh.most:
                 write_pairs(pairs, out)
-            return {**metrics, "judge_cost": asdict(judge.cost), "judged": len(rows)} if judge else metrics
+            if judge is None:
+                return metrics
+            counted = {"judged": len(rows), **left_out, "unreadable": judge.unreadable}
+            return {**metrics, **counted, "judge_cost": asdict(judge.cost)}
 
         return work
 

@@ -62,6 +62,7 @@ class Judge:
     def __init__(self, amplified: Amplified, scope: str) -> None:
         self.amplified, self.scope = amplified, scope
         self.cost = Cost()  # of everything this judge was asked
+        self.unreadable = 0  # judgements that were not in the form that the question asks for
 
     def answer(self, texts: Sequence[str], progress: Progress | None = None) -> Answers:
         """H^A's answers; episodes are stored as they end."""
@@ -88,7 +89,7 @@ class Judge:
     def judge(self, asked: Sequence[tuple[str, Sequence[str]]]) -> list[Judgement | None]:
         """H^A's judgement of the candidate answers to each question, as an episode each (see `overseers.judging`).
 
-        None where it came to none, or said something that is no judgement.
+        None where it came to none, or said something that is no judgement; the latter are counted (`unreadable`).
         """
         return asyncio.run(self._judge(asked))
 
@@ -103,8 +104,18 @@ class Judge:
                 store.add_episodes(self.scope, episodes)
             for episode, (question, texts) in zip(episodes, batch, strict=True):
                 self.cost.add(episode.cost)
-                found.append(_judgement(episode, question, tuple(texts)))
+                found.append(self._judgement(episode, question, tuple(texts)))
         return found
+
+    def _judgement(self, episode: Episode, question: str, candidates: tuple[str, ...]) -> Judgement | None:
+        if not episode.answer.ok:
+            return None
+        try:
+            view = view_from(episode.answer.text, len(candidates))
+        except ValueError:
+            self.unreadable += 1
+            return None
+        return Judgement(question, candidates, view.acceptable, view.best, view.scores)
 
     def verdicts(self, texts: Sequence[str]) -> list[str | None]:
         """H^A's answers alone."""
@@ -114,13 +125,3 @@ class Judge:
         """H^A as an Answerer: a function from questions to answers."""
         verdicts = self.answer(texts).answers
         return [Answer(said) if said is not None else Answer.failed("H^A came to no answer") for said in verdicts]
-
-
-def _judgement(episode: Episode, question: str, candidates: tuple[str, ...]) -> Judgement | None:
-    if not episode.answer.ok:
-        return None
-    try:
-        view = view_from(episode.answer.text, len(candidates))
-    except ValueError:
-        return None
-    return Judgement(question, candidates, view.acceptable, view.best, view.scores)

@@ -87,8 +87,19 @@ def read_labels(folder: Path) -> list[dict[str, Any]]:
 
 
 def newest_labels(folders: Iterable[Path]) -> list[dict[str, Any]]:
-    """The labels of several folders, oldest first; of a question that was asked again, the newest answer."""
+    """The labels of several folders, oldest first; of a question that was asked again, the newest answer.
+
+    How often that was another answer than before, `contradicted` says.
+    """
     return list({str(row["question"]): row for folder in folders for row in read_labels(folder)}.values())
+
+
+def contradicted(folders: Iterable[Path]) -> int:
+    """How many questions the labels of these folders give more than one answer to, between folders or within one."""
+    said: dict[str, set[str]] = {}
+    for row in (row for folder in folders for row in read_labels(folder)):
+        said.setdefault(str(row["question"]), set()).add(str(row["answer"]))
+    return sum(len(answers) > 1 for answers in said.values())
 
 
 def parts_of(tasks: Mapping[str, Task], chosen: Sequence[Chosen], heldout: float) -> list[str]:

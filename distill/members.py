@@ -25,10 +25,11 @@ from trl import RewardTrainer
 
 from distill.config import AdapterConfig, RewardConfig
 from distill.imitation import PART, ProgressCallback, lesson_optimizer
+from distill.in_parts import Batch, InParts
 from distill.pairs import bound_losses, pair_losses
 from distill.progress import Progress
-from distill.trainer_arguments import lesson_arguments
-from distill.tree import ends_of, rows_of, tree_of
+from distill.trainer_arguments import lesson_arguments, on_one_device
+from distill.tree import Tree, ends_of, rows_of, tree_of
 from distill.weights import (
     CHECKPOINT_ABOVE,
     answer_ids,
@@ -124,16 +125,18 @@ def _train_member(
     """
     base, _, pairs, adapter, settings, _ = lesson
     tokenizer, seed = load_tokenizer(base), seed * 100 + member
-    collator = PairCollator(int(tokenizer.pad_token_id))
-    model = _scorer(lesson, out.parent, member, seed, collator.pad_token_id)
+    collator = PairCollator()
+    model = _scorer(lesson, out.parent, member, seed, int(tokenizer.pad_token_id))
     with tempfile.TemporaryDirectory() as scratch:
         trainer = PairTrainer(
             model=model,
-            args=TrlRewardConfig(
-                **lesson_arguments(scratch, seed, settings.steps, settings.batch),
-                max_length=None,
-                bf16=False,  # TRL's default is True; a member computes in the precision of its weights
-                gradient_checkpointing=parameters(model) > CHECKPOINT_ABOVE,
+            args=on_one_device(
+                TrlRewardConfig(
+                    **lesson_arguments(scratch, seed, settings.steps, settings.batch),
+                    max_length=None,
+                    bf16=False,  # TRL's default is True; a member computes in the precision of its weights
+                    gradient_checkpointing=parameters(model) > CHECKPOINT_ABOVE,
+                )
             ),
             data_collator=collator,
             train_dataset=tokenised_pairs(tokenizer, pairs),
@@ -152,35 +155,38 @@ def _train_member(
     return collator.tokens, parameters(model)
 
 
-class PairCollator:
-    """Pairs of token ids -> parts of similar length; what a pair's two answers begin with goes through once."""
+class LaidPair(NamedTuple):
+    """A pair as it goes through a model: what both answers begin with, once, and behind it the tree of the two.
 
-    def __init__(self, pad_token_id: int) -> None:
-        self.pad_token_id = pad_token_id
+    A bound has no chosen answer; the rejected one stands in its place, too, and its pair counts for nothing.
+    """
+
+    given: list[int]
+    tree: Tree
+    margin: float
+    bound: bool
+    accepted: bool
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> LaidPair:
+        """From a row of `tokenised_pairs`."""
+        chosen, rejected = row["chosen_ids"] or row["rejected_ids"], row["rejected_ids"]
+        shared = _common(chosen, rejected)
+        tree = tree_of([chosen[shared:], rejected[shared:]], whole=True)
+        return cls(chosen[:shared], tree, float(row["margin"]), not row["chosen_ids"], bool(row["accepted"]))
+
+
+class PairCollator:
+    """Rows of `tokenised_pairs`, sorted by length, as pairs that go through a model. Counts tokens."""
+
+    def __init__(self) -> None:
         self.tokens = 0
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-        """Rows of each part (`distill.tree`), where in them the chosen and the rejected answer end [n, 2], and of each
-        pair its margin and what bounds it has.
-
-        A bound has no chosen answer; the rejected one stands in its place, too, and its pair counts for nothing.
-        """
-        ordered = sorted(rows, key=lambda row: len(row["rejected_ids"]))
-        batch: dict[str, list[Any]] = {"rows": [], "ends": [], "margin": [], "bound": [], "accepted": []}
-        for start in range(0, len(ordered), PART // 2):
-            part = ordered[start : start + PART // 2]
-            pairs = [(row["chosen_ids"] or row["rejected_ids"], row["rejected_ids"]) for row in part]
-            shared = [_common(*pair) for pair in pairs]
-            given = [chosen[:length] for (chosen, _), length in zip(pairs, shared, strict=True)]
-            trees = [tree_of([p[n:] for p in pair], whole=True) for pair, n in zip(pairs, shared, strict=True)]
-            laid = rows_of(given, trees, self.pad_token_id)
-            self.tokens += sum(map(len, given)) + sum(len(tree.tokens) for tree in trees)
-            batch["rows"].append(laid._asdict())
-            batch["ends"].append(laid.states[torch.tensor(ends_of(trees))])
-            batch["margin"].append(torch.tensor([float(row["margin"]) for row in part]))
-            batch["bound"].append(torch.tensor([not row["chosen_ids"] for row in part]))
-            batch["accepted"].append(torch.tensor([bool(row["accepted"]) for row in part]))
-        return batch
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Batch]:
+        """A batch of `LaidPair`."""
+        pairs = [LaidPair.of(row) for row in sorted(rows, key=lambda row: len(row["rejected_ids"]))]
+        self.tokens += sum(len(pair.given) + len(pair.tree.tokens) for pair in pairs)
+        return {"batch": Batch(pairs)}
 
 
 def _common(first: Sequence[int], second: Sequence[int]) -> int:
@@ -189,7 +195,7 @@ def _common(first: Sequence[int], second: Sequence[int]) -> int:
     return min(sum(1 for _ in alike), len(first) - 1, len(second) - 1)
 
 
-class PairTrainer(RewardTrainer):  # type: ignore[misc]
+class PairTrainer(InParts, RewardTrainer):  # type: ignore[misc]
     """RewardTrainer that takes a batch in parts of similar length and keeps no running statistics.
 
     `bounded`: there are bounds among the rows, so acceptable answers get a loss of their own.
@@ -197,31 +203,30 @@ class PairTrainer(RewardTrainer):  # type: ignore[misc]
 
     def __init__(self, *args: Any, bounded: bool, **kwargs: Any) -> None:
         self.bounded = bounded
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, part=PART // 2, **kwargs)
 
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> torch.Tensor:
-        """Mean loss over the rows of all parts (see `distill.pairs`). `return_outputs` is not supported."""
-        total, count = torch.zeros((), device=model.device), 0
-        parts = zip(*(inputs[name] for name in ("rows", "ends", "margin", "bound", "accepted")), strict=True)
-        for rows, ends, margin, bound, accepted in parts:
-            # The head at the answers' ends alone.
-            scorer = model.get_base_model() if isinstance(model, PeftModel) else model
-            hidden = scorer.base_model(input_ids=rows["ids"], use_cache=False, **rows["extra"]).last_hidden_state
-            scores = scorer.score(hidden.flatten(0, 1)[ends]).squeeze(-1).float()
-            chosen, rejected = scores.unbind(1)
-            total = (
-                total + torch.where(bound, bound_losses(rejected, False), pair_losses(chosen, rejected, margin)).sum()
-            )
-            if self.bounded:
-                total = total + (bound_losses(chosen, True) * accepted).sum()
-            count += len(chosen)
-        return total / count
+    def count(self, rows: Sequence[LaidPair]) -> int:
+        """The pairs."""
+        return len(rows)
 
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """None counted here: the ledger counts tokens."""
-        return 0
+    def loss_of(self, model: Any, rows: Sequence[LaidPair]) -> torch.Tensor:
+        """The losses of pairs (see `distill.pairs`), summed up."""
+        trees = [pair.tree for pair in rows]
+        laid = rows_of([pair.given for pair in rows], trees, int(self.processing_class.pad_token_id)).to(model.device)
+        margin, bound, accepted = (
+            torch.tensor([getattr(pair, name) for pair in rows], device=model.device)
+            for name in ("margin", "bound", "accepted")
+        )
+        # The head at the answers' ends alone.
+        scorer = model.get_base_model() if isinstance(model, PeftModel) else model
+        hidden = scorer.base_model(input_ids=laid.ids, use_cache=False, **laid.extra).last_hidden_state
+        ends = laid.states[torch.tensor(ends_of(trees), device=model.device)]
+        scores = scorer.score(hidden.flatten(0, 1)[ends]).squeeze(-1).float()
+        chosen, rejected = scores.unbind(1)
+        total = torch.where(bound, bound_losses(rejected, False), pair_losses(chosen, rejected, margin)).sum()
+        if self.bounded:
+            total = total + (bound_losses(chosen, True) * accepted).sum()
+        return total
 
 
 def tokenised_pairs(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[str, Any]]) -> Dataset:

@@ -20,7 +20,7 @@ class OutOfMemory(StageError):
     def __init__(self, part: int) -> None:
         self.part = part
         remedy = f"set distill.ppo.part to {part // 2}" if part > 1 else "use a smaller model or a larger device"
-        super().__init__(f"out of memory with {part} prompts at once; {remedy} and run again, which carries on")
+        super().__init__(f"out of memory with {part} rows at once; {remedy} and run again, which carries on")
 
 
 class Part:
@@ -46,5 +46,5 @@ class Part:
             gc.collect()
             torch.cuda.empty_cache()
             self.prompts = failed // 2
-            said = f"out of memory with {failed} prompts at once; it goes on with {self.prompts}"
+            said = f"out of memory with {failed} rows at once; it goes on with {self.prompts}"
             warnings.warn(f"{said}, and its batch stays the same", RuntimeWarning, stacklevel=2)

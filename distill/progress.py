@@ -29,7 +29,10 @@ SHOWN = (
     "throttled",
     "collapsed",
     "unacceptable",
+    "contradicted",
+    "unreadable",
 )
+IF_ANY = ("contradicted", "unreadable")  # of which none is what one expects
 PLAIN_INTERVAL_S = 15.0
 
 
@@ -81,7 +84,7 @@ class TerminalReporter:
 
     def finished(self, name: str, seconds: float, metrics: Mapping[str, Any]) -> None:
         self.close()
-        shown = ", ".join(_told(key, metrics[key]) for key in SHOWN if metrics.get(key, False) is not False)
+        shown = ", ".join(_told(key, metrics[key]) for key in SHOWN if _is_worth_it(key, metrics.get(key, False)))
         self._print(f"[{self.number}/{self.total}] {name} done in {seconds:.1f} s" + (f" ({shown})" if shown else ""))
 
     def skipped(self, name: str) -> None:
@@ -96,6 +99,10 @@ class TerminalReporter:
 
     def _print(self, line: str) -> None:
         self.console.print(line, markup=False, highlight=False)
+
+
+def _is_worth_it(key: str, value: Any) -> bool:
+    return value is not False and not (key in IF_ANY and value == 0)
 
 
 def _told(key: str, value: Any) -> str:

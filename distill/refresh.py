@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,7 +32,8 @@ class Watched(NamedTuple):
 @dataclass(frozen=True)
 class Refresh:
     """What one refresh took. `episodes` and `cost`: of H^A. `tokens`: through one member, a training step's as so many
-    forward passes; with `new_pairs` from `questions` questions, before the update of this number."""
+    forward passes; with `new_pairs` from `questions` questions, before the update of this number. `left_out`: questions
+    that gave no pair because H^A came to nothing (`HeldOutJudge.pairs`). `unreadable`: judgements among these."""
 
     update: int
     questions: int
@@ -40,6 +42,8 @@ class Refresh:
     tokens: int
     episodes: int
     cost: dict[str, int]
+    left_out: dict[str, int] = field(default_factory=dict)
+    unreadable: int = 0
 
     @classmethod
     def read(cls, folder: Path) -> Refresh | None:
@@ -65,8 +69,9 @@ def refreshed(
     folder appears whole.
     """
     judge, settings = watched.judge, watched.settings
-    episodes, cost = judge.judged, asdict(judge.cost)
-    rows = judge.pairs([question for question, _ in asked], [answer for _, answer in asked], seed + update)
+    episodes, cost, unreadable = judge.judged, asdict(judge.cost), judge.unreadable
+    left_out = Counter[str]()
+    rows = judge.pairs([question for question, _ in asked], [answer for _, answer in asked], seed + update, left_out)
     new = [row for folder in earlier[1:] for row in read_pairs(folder)] + rows
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -83,6 +88,8 @@ def refreshed(
         told["forward_tokens"] + told["train_tokens"] * TRAINING_STEP // FORWARD + again * (settings.members + 1),
         judge.judged - episodes,
         {name: value - cost[name] for name, value in asdict(judge.cost).items()},
+        dict(left_out),
+        judge.unreadable - unreadable,
     )
     write_pairs(rows, partial)
     (partial / REFRESH_FILE).write_text(json.dumps(asdict(done)), encoding="utf-8")

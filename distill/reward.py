@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from math import ceil
 from pathlib import Path
@@ -60,12 +61,14 @@ def make_pairs(
     settings: RewardConfig,
     seed: int,
     judge: Judging | None = None,
+    left_out: Counter[str] | None = None,
 ) -> list[Row]:
     """Rows as in `distill.pairs`, from H^A's answer to each question and other answers.
 
     `judge` has H^A say which candidates are acceptable; without it, what says the same as its answer is, and nothing
     else. A label whose own answer H^A does not find acceptable when it judges, though it does another one, contradicts
-    itself and gives no pairs.
+    itself and gives no pairs. `left_out` is told how many labels gave none: `undecided`, of which H^A came to no
+    judgement, and `disowned`, which contradict themselves so.
 
     `ask` is the agent. Its answer is the first to be rejected where it is not H^A's (before it only what H^A answered
     to the same question another time); then come others of the right form (for a question that makes no sense: answers
@@ -85,7 +88,7 @@ def make_pairs(
         other.insert(rng.randrange(len(other) + 1) if rng.random() < NONSENSE_SHARE else len(other), NONSENSE)
         own = [answer.text] if answer.ok and answer.text else []
         asked.append((question, list(dict.fromkeys([str(row["answer"]), *given[question], *own, *other]))))
-    judgements = _judged(asked, settings, judge)
+    judgements = _judged(asked, settings, judge, Counter() if left_out is None else left_out)
     rows = [
         pairs_of(judgement, str(row["part"]), settings.pairs_per_label) if judgement else []
         for row, judgement in zip(labels, judgements, strict=True)
@@ -94,7 +97,7 @@ def make_pairs(
 
 
 def _judged(
-    asked: Sequence[tuple[str, list[str]]], settings: RewardConfig, judge: Judging | None
+    asked: Sequence[tuple[str, list[str]]], settings: RewardConfig, judge: Judging | None, left_out: Counter[str]
 ) -> Sequence[Judgement | None]:
     """A judgement of the candidates of each label, of which the first is its answer; None where H^A contradicts it."""
     if judge is None:
@@ -102,7 +105,10 @@ def _judged(
     # A model's step is dear, and one alternative more than is needed leaves room for one that is acceptable.
     most = settings.pairs_per_label + 2
     found = judge([(question, texts[:most]) for question, texts in asked])
-    return [each if each and (each.acceptable[0] or not any(each.acceptable)) else None for each in found]
+    stood_by = [each is not None and (each.acceptable[0] or not any(each.acceptable)) for each in found]
+    undecided = sum(each is None for each in found)
+    left_out.update(undecided=undecided, disowned=len(found) - undecided - sum(stood_by))
+    return [each if stands else None for each, stands in zip(found, stood_by, strict=True)]
 
 
 def train_reward(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
+
+A = TypeVar("A", bound=Any)
 
 
 def quiet_arguments(scratch: str, seed: int) -> dict[str, Any]:
@@ -31,3 +33,13 @@ def lesson_arguments(scratch: str, seed: int, steps: int, batch: int) -> dict[st
         "max_grad_norm": 1.0,
         "remove_unused_columns": False,
     }
+
+
+def on_one_device(arguments: A) -> A:
+    """The same TrainingArguments for one device, however many GPUs this process sees.
+
+    Otherwise transformers' Trainer wraps the model in torch's DataParallel, which has none of the model's methods.
+    """
+    _ = arguments.device  # counts the GPUs; first asked for later, it would count them again
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments

@@ -11,6 +11,7 @@ liked best; a training that was killed and carries on reads them and asks nothin
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ class Look:
 
     reward: the mean of the batch. uncertainty: the mean spread of the members' scores there. disagreement: the share of
     held-out answers to which the reward model gives the sign that H^A does not. `episodes` and `cost`: of H^A.
-    `tokens`: through the policy and the members.
+    `tokens`: through the policy and the members. `unreadable`: judgements that could not be read.
     """
 
     update: int
@@ -67,6 +68,7 @@ class Look:
     tokens: int
     episodes: int
     cost: dict[str, int]
+    unreadable: int = 0
 
     @property
     def rate(self) -> float:
@@ -125,7 +127,7 @@ class Watch:
 
     def _look(self, experience: Experience, update: int) -> Look:
         judge, ensemble = self.watched.judge, self.parts.ensemble
-        episodes, cost = judge.judged, asdict(judge.cost)
+        episodes, cost, unreadable = judge.judged, asdict(judge.cost), judge.unreadable
         rollout = likeliest(self.parts.policy, self.parts.tokenizer, judge.questions, self.parts.settings.answer_tokens)
         answers = texts_of(self.parts.tokenizer, rollout)
         acceptable = judge.acceptable(answers)
@@ -140,6 +142,7 @@ class Watch:
             rollout.tokens() * (1 + len(ensemble.centre)),
             judge.judged - episodes,
             {name: value - cost[name] for name, value in asdict(judge.cost).items()},
+            judge.unreadable - unreadable,
         )
         write_atomically(self._file(update), json.dumps(asdict(look)))
         return look
@@ -230,10 +233,16 @@ class Watch:
         return Look(**json.loads(self._file(update).read_text(encoding="utf-8")))
 
     def metrics(self) -> dict[str, Any]:
-        """JSON-ready. `judge_cost` and `judged`: of H^A. `watch_tokens`: through a model, in forward passes' worth."""
+        """JSON-ready. `judge_cost` and `judged`: of H^A. `watch_tokens`: through a model, in forward passes' worth.
+
+        What came to nothing: `undecided` answers at looks, `left_out` questions of refreshes by why, and `unreadable`
+        judgements at both.
+        """
         judge = self.watched.judge
         asked: list[Look | Refresh] = [*self.looks, *self.refreshes]
-        first = judge.first_cost
+        first, left_out = judge.first_cost, Counter[str]()
+        for each in self.refreshes:
+            left_out.update(each.left_out)
         return {
             "looks": [{name: getattr(look, name) for name in SHOWN} for look in self.looks],
             "refreshes": [each.update for each in self.refreshes],
@@ -241,6 +250,9 @@ class Watch:
             "best_look": self._best().update if self.looks else None,
             "judge_cost": {name: first[name] + sum(each.cost[name] for each in asked) for name in first},
             "judged": judge.first_judged + sum(each.episodes for each in asked),
+            "undecided": sum(look.acceptable.count(None) for look in self.looks),
+            "left_out": dict(left_out),
+            "unreadable": sum(each.unreadable for each in asked),
             "watch_tokens": sum(each.tokens for each in asked),
         }
 

@@ -2,7 +2,8 @@
 
 The question points to the question that is judged and to the candidates, in this order. The answer names candidates by
 their place: `acceptable: 1 3; best: 1`, or `acceptable: none; best: none`. An overseer with graded views adds a score
-for each candidate, of which higher is better: `acceptable: 1 3; best: 1; scores: 9 2 7.5`.
+for each candidate, of which higher is better: `acceptable: 1 3; best: 1; scores: 9 2 7.5`. The question says so itself,
+behind the candidates.
 """
 
 from __future__ import annotations
@@ -18,6 +19,14 @@ from amplification.tasks.base import NONSENSE
 from amplification.workspace import Action, Ask, GiveUp, Look, Reply, Seen, SubQuestion, Workspace
 
 _HEAD = "Which of these answers to the question $1 is best, and is each acceptable?"
+# What H is told of the form that `view_from` reads.
+_FORM = (
+    "The number of an answer stands before it. Answer in one line of this form: acceptable: NUMBERS; best: NUMBER",
+    "NUMBERS are those of all acceptable answers, with spaces between them; NUMBER is that of the best one.",
+    "If none of them is good enough, write: acceptable: none; best: none",
+    "If you can grade them, add a score for each answer, in their order and higher for a better one. For example, with"
+    " three answers: acceptable: 1 3; best: 3; scores: 7 -2 9.5",
+)
 _NUMBERS = r"none|[1-9][0-9]{0,3}(?: [1-9][0-9]{0,3})*"
 _SCORE = r"-?[0-9]{1,6}(?:\.[0-9]{1,6})?"
 _SCORES = rf"(?:; scores: ({_SCORE}(?: {_SCORE})*))?"
@@ -34,9 +43,10 @@ class View(NamedTuple):
 
 
 def judging(question: Message, candidates: Sequence[Answer]) -> tuple[Question, list[Content]]:
-    """The question which of the candidates is best and whether each is acceptable, and the messages it points to."""
+    """The question which of the candidates is best and whether each is acceptable, and how to say so; the messages it
+    points to."""
     known: list[Content] = [question, *candidates]
-    lines = [_HEAD, *(f"{place}: ${place + 1}" for place in range(1, len(candidates) + 1))]
+    lines = [_HEAD, *(f"{place}: ${place + 1}" for place in range(1, len(candidates) + 1)), *_FORM]
     return Question("\n".join(lines), tuple(message.digest for message in known)), known
 
 

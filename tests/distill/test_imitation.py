@@ -11,7 +11,7 @@ import torch
 from amplification.errors import InputError, StageError
 from amplification.tasks.base import NONSENSE
 from distill.config import AdapterConfig, WarmStartConfig
-from distill.imitation import Collator, tokenised, training_part, warm_start
+from distill.imitation import Collator, padded_part, tokenised, training_part, warm_start
 from distill.weights import load_merged, load_policy, load_tokenizer, save_policy
 from tests.distill.training import FULL, LINEAR, LORA, TASKS, booleans, digits, greedy, labelled, silent, spread
 
@@ -83,15 +83,16 @@ def test_loss_is_on_the_answer_and_its_end(base: Path) -> None:
 
 
 def test_padding_is_on_the_right_and_not_counted() -> None:
-    collator = Collator(0)
+    collator = Collator()
     long, short = (
         {"input_ids": [5, 6, 7], "labels": [-100, 6, 7], "row": 0},
         {"input_ids": [8], "labels": [8], "row": 1},
     )
-    batch = collator([long, short])
-    assert batch["rows"] == [[1, 0]]
-    assert batch["input_ids"][0].tolist() == [[8, 0, 0], [5, 6, 7]]
-    assert batch["labels"][0].tolist() == [[8, -100, -100], [-100, 6, 7]]
+    (part,) = collator([long, short])["batch"].parts(2)
+    assert [row["row"] for row in part] == [1, 0]
+    ids, labels = padded_part(part, 0)
+    assert ids.tolist() == [[8, 0, 0], [5, 6, 7]]
+    assert labels.tolist() == [[8, -100, -100], [-100, 6, 7]]
     assert collator.tokens == 4
 
 

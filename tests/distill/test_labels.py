@@ -16,7 +16,7 @@ from amplification.tasks.base import NONSENSE, questions
 from distill.config import LabelsConfig
 from distill.curriculum import Chosen
 from distill.judgement import Answers
-from distill.labels import make_labels, read_labels
+from distill.labels import contradicted, make_labels, newest_labels, read_labels, write_labels
 from tests.distill.training import TASKS, silent
 
 HALF = LabelsConfig(heldout=0.5)
@@ -70,3 +70,15 @@ def test_unanswered_questions_have_no_label(tmp_path: Path) -> None:
     rows = labels(Scripted([asked[1].question]), asked, tmp_path)
     assert [row["question"] for row in rows] == [asked[0].question, asked[2].question]
     assert NONSENSE not in {row["answer"] for row in rows}
+
+
+def test_answers_that_changed_are_counted_and_the_newest_stays(tmp_path: Path) -> None:
+    said = [[("a", "1"), ("b", "2"), ("c", "3")], [("a", "1"), ("b", "9")], [("b", "2"), ("d", "4"), ("d", "5")]]
+    folders = [tmp_path / str(place) for place in range(len(said))]
+    for folder, answers in zip(folders, said, strict=True):
+        folder.mkdir()
+        write_labels([{"question": q, "answer": answer} for q, answer in answers], len(answers), folder)
+    assert contradicted(folders[:1]) == 0
+    assert contradicted(folders) == 2  # b between folders, d within one
+    kept = {row["question"]: row["answer"] for row in newest_labels(folders)}
+    assert kept == {"a": "1", "b": "2", "c": "3", "d": "5"}

@@ -32,7 +32,7 @@ def test_the_rows_are_halved_until_they_fit_and_it_is_said() -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return part.prompts
 
-    with pytest.warns(RuntimeWarning, match=r"out of memory with \d+ prompts.*its batch stays the same"):
+    with pytest.warns(RuntimeWarning, match=r"out of memory with \d+ rows.*its batch stays the same"):
         assert part.fitting(work) == FITS
     assert tried == [64, 32, 16, 8]
     assert part.fitting(work) == FITS  # it is remembered

@@ -105,6 +105,7 @@ def test_a_doubtful_reward_is_refreshed_and_a_kill_changes_nothing(
     asked: Any = told.judge.judge
     assert whole["judged"] == len(asked.asked) > len(told.judge.questions)
     assert whole["judge_cost"]["tokens"] == 10 * len(asked.asked)
+    assert (whole["undecided"], whole["unreadable"], whole["left_out"]) == (0, 0, {"unanswered": 0})
     new = asked.asked[len(told.judge.questions) :]
     assert not set(new) & set(told.judge.questions)
 

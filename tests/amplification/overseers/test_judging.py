@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import pytest
 from hypothesis import given
@@ -77,6 +78,14 @@ def test_a_language_model_can_judge_too() -> None:
     assert episode.stop is StopReason.REPLIED
     assert view_from(episode.answer.text, 2) == View((True, True), 1)
     assert "1: $2\n  2: $3" in prompts[0]
+
+
+def test_every_form_that_the_question_states_is_read() -> None:
+    question, _ = judging(Question("sum of 3 7"), [Answer("10"), Answer("11"), Answer("ten")])
+    *_, described, none, scored = re.findall(r"acceptable: .*", question.text)
+    assert view_from(none, 3) == View((False, False, False), None)
+    assert view_from(scored, 3) == View((True, False, True), 2, (7.0, -2.0, 9.5))
+    assert view_from(described.replace("NUMBERS", "1 3").replace("NUMBER", "3"), 3) == View((True, False, True), 2)
 
 
 views = st.lists(st.booleans(), min_size=1, max_size=12).flatmap(
