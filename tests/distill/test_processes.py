@@ -111,7 +111,7 @@ def alike(one: Path, two: Path) -> None:
             assert torch.allclose(tensor, theirs[name], atol=2e-3), name
 
 
-WAYS = [("ddp", LORA), ("fsdp2", FULL)]
+WAYS = [("ddp", LORA)]  # FSDP2: with weights in pieces, below
 IN_PIECES = ["fsdp2"]
 if find_spec("deepspeed") is not None:  # on a CPU with DS_ACCELERATOR=cpu
     IN_PIECES += ["zero3"]
@@ -159,6 +159,8 @@ def test_weights_in_pieces_carry_on_and_go_back(
     )
     assert begun[0] > 2 * SHORT.batch or stem == "zero3"  # which begins again
     assert two["throttled"] and two["episodes"] == one["episodes"]
+    for name in ("reward_before", "reward_after", "kl", "entropy"):
+        assert two[name] == pytest.approx(one[name], abs=0.02), name
     alike(tmp_path / "one", tmp_path / "two")
 
 

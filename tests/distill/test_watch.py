@@ -20,7 +20,7 @@ from distill.pairs import Row
 from distill.ppo import train_ppo
 from distill.refresh import Watched
 from distill.reward import make_pairs
-from distill.weights import load_tokenizer
+from distill.weights import load_tokenizer, prompt_ids
 from tests.distill.conftest import REWARD
 from tests.distill.training import LINEAR, TASKS, asker, digits, greedy, labelled, silent
 
@@ -123,6 +123,27 @@ def test_a_doubtful_reward_is_refreshed_and_a_kill_changes_nothing(
     assert {**whole, **dropped} == {**again, **dropped}
     weights = [(tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("whole", "killed")]
     assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("wrong", [True, False])
+def test_members_that_are_wrong_together_are_refreshed(
+    base: Path, warm: Path, reward: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: bool
+) -> None:
+    """They show no spread, so H^A has to tell: it sees the agent's answers otherwise than they do, or it does not."""
+    right = {tuple(row): text for row, text in zip(prompt_ids(load_tokenizer(base), digits()), digits(), strict=True)}
+
+    def scores(_: RewardEnsemble, prompts: Sequence[Any], answers: Sequence[Sequence[int]]) -> torch.Tensor:
+        said = load_tokenizer(base).batch_decode(answers, skip_special_tokens=True)
+        asked = [TASKS["summing"].truth(right[tuple(prompt)]) for prompt in prompts]
+        fits = [answer.strip() == truth for answer, truth in zip(said, asked, strict=True)]
+        return torch.tensor([[1.0 if each != wrong else -1.0 for each in fits]] * 2)
+
+    monkeypatch.setattr(RewardEnsemble, "answer_scores", scores)
+    pairs = make_pairs(TASKS, labelled(digits()), asker(base, None), REWARD, 1)
+    told = watched(pairs, RefreshConfig(most=1, uncertainty=10, disagreement=0.5, questions=8, steps=2))
+    settings = SETTINGS.model_copy(update={"episodes": 64})
+    metrics = train_ppo(base, warm, reward, digits(), LINEAR, settings, tmp_path, 1, silent, None, told)
+    assert metrics["refreshes"] == ([0] if wrong else [])
 
 
 def test_settings_that_do_not_go_together_are_refused() -> None:
