@@ -7,6 +7,7 @@ from copy import deepcopy
 import pytest
 import torch
 
+from distill import muon
 from distill.muon import Muon, orthogonalized
 
 SHAPES = [(8, 8), (24, 8), (8, 24), (8, 8), (1, 8), (24, 8), (8, 8)]
@@ -25,6 +26,12 @@ def slope(parameters: list[torch.nn.Parameter], seed: int, without: int) -> None
         parameter.grad = None if place == without else gradient
 
 
+@pytest.fixture
+def _as_torch_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(muon, "multiplied_in", lambda device: torch.bfloat16)
+
+
+@pytest.mark.usefixtures("_as_torch_multiplies")
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 def test_steps_are_torchs(decay: float) -> None:
     mine, theirs = matrices(0), matrices(0)
@@ -43,6 +50,7 @@ def test_steps_are_torchs(decay: float) -> None:
     assert [ours.state[p]["momentum_buffer"].shape for p in mine] == [p.shape for p in mine]
 
 
+@pytest.mark.usefixtures("_as_torch_multiplies")
 def test_a_state_is_torchs() -> None:
     """So states that were written with one are read with the other."""
     mine, theirs = matrices(0), matrices(0)
@@ -70,6 +78,16 @@ def test_singular_values_come_near_one(shape: tuple[int, int, int]) -> None:
     assert values.min() > 0.5 and values.max() < 1.3
     alone = orthogonalized(given[:1], (3.4445, -4.7750, 2.0315), 8, 1e-7).float()
     assert torch.allclose(found[:1], alone, atol=1e-2)
+
+
+def test_both_ways_to_multiply_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Single precision, where a processor only imitates bfloat16, brings nearly the same direction."""
+    given, found = torch.randn(2, 16, 16, generator=torch.Generator().manual_seed(1)), []
+    for dtype in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr(muon, "multiplied_in", lambda device, dtype=dtype: dtype)
+        found.append(orthogonalized(given, (3.4445, -4.7750, 2.0315), 5, 1e-7).flatten(1).float())
+        assert torch.linalg.svdvals(found[-1].view_as(given)).max() < 1.3
+    assert torch.nn.functional.cosine_similarity(*found).min() > 0.99
 
 
 def test_what_has_no_slope_goes_nowhere() -> None:
