@@ -57,7 +57,7 @@ def last_agent(run: Path) -> Agent:
     """The agent of the last complete generation, or round, of a run. Raises InputError if there is none."""
     found = {int(m[2]): (m[1], folder) for folder in run.glob("*/agent") if (m := _turn(folder))}
     if not found:
-        raise InputError(run, "no generation of this run is complete", f"finish it with 'amplify run --out {run}'")
+        raise InputError(run, "no generation of this run is complete", "finish it with the command that began it")
     n = max(found)
     (kind, folder), base = found[n], run / "base"
     name = f"A{n}" if kind == "generation" else f"A of round {n}"

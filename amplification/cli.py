@@ -304,7 +304,7 @@ def _read_report(path: Path) -> dict[str, Any]:
     try:
         report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise InputError(path, "the run has no report yet", "finish it with 'amplify run'") from error
+        raise InputError(path, "the run has no report yet", "finish it with the command that began it") from error
     except ValueError as error:
         raise InputError(path, "the report is damaged", "delete it and run the same command again") from error
     return report
