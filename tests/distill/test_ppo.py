@@ -86,9 +86,12 @@ def test_an_update_of_several_answers_is_what_an_update_of_rows_is(base: Path, r
     for name, part in (("one", 1), ("all", 64)):
         rows = settings.model_copy(update={"part": part})
         train_ppo(base, None, reward, digits(), FULL, rows, tmp_path / name, 1, silent)
-    ours, theirs = (load_merged(base, tmp_path / name) for name in ("one", "all"))
-    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
-        assert torch.allclose(a, b, atol=1e-4)
+    one, together, begun = (
+        torch.cat([p.detach().flatten() for p in load_merged(base, where).parameters()])
+        for where in (tmp_path / "one", tmp_path / "all", None)
+    )
+    # All weights together: AdamW's first steps are as long where a gradient is nothing but rounding.
+    assert float((one - together).norm()) < 0.05 * float((one - begun).norm())
 
 
 @pytest.mark.parametrize("config", [LINEAR, LORA, FULL], ids=lambda c: c.method)
@@ -125,8 +128,9 @@ def test_a_reference_that_nothing_needs_is_asked_now_and_then(
     # And in one more at the end, whose rollouts are counted with it.
     assert told["always"]["forward_tokens"] == pytest.approx((2 + 2 / 20) * tokens, rel=0.01)
     assert told["seldom"]["forward_tokens"] == pytest.approx((1 + 2 / 20) * tokens, rel=0.05)  # updates 4 and 20
-    assert told["seldom"]["kl"] == pytest.approx(told["always"]["kl"], rel=0.5)
-    assert told["seldom"]["kl"] > 0
+    # Means over one update and over five, of an estimate that may be negative.
+    assert told["seldom"]["kl"] == pytest.approx(told["always"]["kl"], abs=0.2)
+    assert told["seldom"]["kl"] != 0
 
 
 def test_equal_seeds_give_equal_adapters(base: Path, warm: Path, reward: Path, tmp_path: Path) -> None:
