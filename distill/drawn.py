@@ -75,8 +75,8 @@ def _answered(
     end, pad = int(tokenizer.eos_token_id), int(tokenizer.pad_token_id)
     training = model.training
     model.eval()  # layers that recompute activations keep no cache while they train
-    part = Part(ROWS_AT_ONCE, alone=True)
+    part = Part(ROWS_AT_ONCE)
     try:
-        return part.fitting(lambda: roll_out(actor, prompts, draws, temperature, end, pad, part.prompts))
+        return part.fitting(lambda: roll_out(actor, prompts, draws, temperature, end, pad, part.rows))
     finally:
         model.train(training)

@@ -79,7 +79,7 @@ class RewardEnsemble(torch.nn.Module):
         self.rule, self.temperature = calibration.aggregate, calibration.temperature
         self.precision = SINGLE
         # Members wait for no other process, so each may halve what goes through them at once.
-        self.part = Part(ROWS_AT_ONCE, alone=True)
+        self.part = Part(ROWS_AT_ONCE)
         self.centre: torch.Tensor
         self.scale: torch.Tensor
         self.register_buffer("centre", torch.tensor(calibration.centre))
@@ -160,7 +160,7 @@ class RewardEnsemble(torch.nn.Module):
 
         def read() -> torch.Tensor:
             raw = torch.zeros(len(answers), len(self.centre))
-            for part in parts(lengths, self.part.prompts):
+            for part in parts(lengths, self.part.rows):
                 trees = [given.trees[owner] for owner in part]
                 rows = rows_of([given.prompts[owner] for owner in part], trees, pad)
                 scores = self.members.at(rows.to(self.centre.device)).cpu()

@@ -6,14 +6,14 @@ is learned, stays the same but for rounding.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from amplification.errors import StageError
-from distill.memory import OutOfMemory, Part
+from distill.memory import Part
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Batch:
         return [self.rows[start : start + most] for start in range(0, len(self.rows), most)]
 
 
-class InParts:
+class InParts(ABC):
     """What a trainer of transformers takes its steps by; its collator gives {"batch": Batch}.
 
     To be named before the trainer's class. `part`: rows that go through the model together at first.
@@ -37,16 +37,16 @@ class InParts:
     compute_loss_context_manager: Any
 
     def __init__(self, *args: Any, part: int, **kwargs: Any) -> None:
-        self.part = Part(part, alone=True)
+        self.part = Part(part)
         super().__init__(*args, **kwargs)
 
+    @abstractmethod
     def count(self, rows: Sequence[Any]) -> int:
         """What the batch's loss is a mean over."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loss_of(self, model: Any, rows: Sequence[Any]) -> torch.Tensor:
         """The sum of the losses of some rows."""
-        raise NotImplementedError
 
     def begin(self, model: Any) -> None:
         """Forget what the first parts of a step left for which memory did not suffice."""
@@ -55,7 +55,7 @@ class InParts:
     def training_step(self, model: Any, inputs: dict[str, Batch], num_items_in_batch: Any = None) -> torch.Tensor:
         """Add up the gradients of the batch's mean loss, and return it.
 
-        Raises StageError if memory does not suffice for one row.
+        Raises OutOfMemory if memory does not suffice for one row.
         """
         batch = inputs["batch"]
         count = self.count(batch.rows)
@@ -65,18 +65,14 @@ class InParts:
             self.begin(model)
             total = torch.zeros((), device=model.device)
             # From the last to the first, as one backward pass over all of them would add their gradients up.
-            for rows in reversed(batch.parts(self.part.prompts)):
+            for rows in reversed(batch.parts(self.part.rows)):
                 with self.compute_loss_context_manager():
                     loss = self.loss_of(model, rows) / count
                 self.accelerator.backward(loss)
                 total += loss.detach()
             return total
 
-        try:
-            return self.part.fitting(step)
-        except OutOfMemory as error:
-            remedy = "take a smaller model, or distill.adapter.method lora"
-            raise StageError(f"out of memory with one row at once; {remedy}") from error
+        return self.part.fitting(step)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """None counted here: the ledger counts tokens."""

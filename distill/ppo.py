@@ -173,7 +173,7 @@ def _metrics(
         return summary([], settings, 0, 0, 0, seconds) | nothing
     tokens = trainer.tokens, trainer.reference_tokens, trainer.scored_tokens() * members
     metrics = summary(trainer.history, settings, *tokens, seconds)
-    ended = {"throttled": trainer.throttled, "collapsed": trainer.collapsed, "part": trainer.part.prompts}
+    ended = {"throttled": trainer.throttled, "collapsed": trainer.collapsed, "part": trainer.part.rows}
     practice = trainer.practice
     metrics |= {"prompts": sum(practice.drawn.values()), "attacks": practice.attacks}
     metrics["attack_share"] = trainer.attack_tokens / max(trainer.tokens, 1)

@@ -226,7 +226,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
             self.args.temperature,
             tokenizer.eos_token_id,
             tokenizer.pad_token_id,
-            self.part.prompts,
+            self.part.rows,
             together=self.draws.world > 1,
         )
         self.model.train()
@@ -370,7 +370,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         """Prompts with the trees of their answers, those of similar length together, on the device."""
         device = self.accelerator.device
         lengths = [len(p) + len(tree.tokens) for p, tree in zip(rollout.prompts, rollout.trees, strict=True)]
-        for part in parts(lengths, self.part.prompts, among):
+        for part in parts(lengths, self.part.rows, among):
             rows, states = rollout.batch(part, self.processing_class.pad_token_id)
             yield _Piece(rows.to(device), states.to(device), rollout.rows_of(part))
 

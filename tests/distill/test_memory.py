@@ -24,13 +24,13 @@ SETTINGS = PPOSettings(episodes=64, batch=32, critic_warmup=0, learning_rate=1e-
 
 
 def test_the_rows_are_halved_until_they_fit_and_it_is_said() -> None:
-    part, tried = Part(64, alone=True), list[int]()
+    part, tried = Part(64), list[int]()
 
     def work() -> int:
-        tried.append(part.prompts)
-        if part.prompts > FITS:
+        tried.append(part.rows)
+        if part.rows > FITS:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return part.prompts
+        return part.rows
 
     with pytest.warns(RuntimeWarning, match=r"out of memory with \d+ rows.*its batch stays the same"):
         assert part.fitting(work) == FITS
@@ -41,7 +41,10 @@ def test_the_rows_are_halved_until_they_fit_and_it_is_said() -> None:
 
 @pytest.mark.parametrize(
     ("rows", "alone", "remedy"),
-    [(1, True, r"use a smaller model"), (64, False, r"set distill\.ppo\.part to 32 and run again")],
+    [
+        (1, True, r"with one row at once; take a smaller model"),
+        (64, False, r"set distill\.ppo\.part to 32 and run again"),
+    ],
 )
 def test_where_nothing_can_be_halved_training_ends_with_a_remedy(rows: int, alone: bool, remedy: str) -> None:
     def work() -> None:
@@ -146,7 +149,7 @@ def test_scoring_goes_on_with_fewer_prompts(base: Path, reward: Path, monkeypatc
         found = short.scores(questions, answers)
     assert torch.allclose(found, expected, atol=1e-5)
     assert short.scored_tokens == plain.scored_tokens
-    assert short.part.prompts < ROWS_AT_ONCE
+    assert short.part.rows < ROWS_AT_ONCE
 
 
 def test_answers_are_drawn_with_fewer_prompts_at_once(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,7 +161,7 @@ def test_where_memory_does_not_suffice_fewer_rows_go_at_once(bench: Bench) -> No
     finally:
         if large:
             torch.cuda.set_per_process_memory_fraction(1.0)
-    assert trainer.part.prompts < batch
+    assert trainer.part.rows < batch
     assert len(trainer.history) == len(plenty)
     for mine, other in zip(trainer.history, plenty, strict=True):
         assert mine["objective/scores"] == pytest.approx(other["objective/scores"], abs=0.25)
