@@ -63,11 +63,9 @@ def carry_on(trainer: PPOTrainer) -> None:
             raise ValueError("the state is of another training")
         values = ppo_state.apply(state, trainer.inner, trainer.optimizer)
         _put_back(trainer, values)
-    except KeyError as error:
-        problem = f"the state is of another version ({error} is missing)"
+    except (ValueError, KeyError) as error:
+        problem = f"the state is of another version ({error} is missing)" if isinstance(error, KeyError) else error
         raise StageError(f"{trainer.state_folder}: {problem}; delete this folder to begin again") from error
-    except ValueError as error:
-        raise StageError(f"{trainer.state_folder}: {error}; delete this folder to begin again") from error
     within = ppo_state.listed(state, WITHIN)
     trainer.throttle.within = [shared_out(kept, own) for kept, own in zip(within, trainer.trained, strict=False)]
 

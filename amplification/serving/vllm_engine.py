@@ -241,12 +241,14 @@ class Engine:
         """Give back the engine's memory, and its process group if that is its own."""
         if self._llm is None:
             return
+        import torch
+
         self._open_engines.discard(self)
         self._shut_down(self._llm.llm_engine.engine_core.engine_core)
         self._llm = None
         self.queue.close()
         gc.collect()
-        _empty_device_cache()
+        torch.cuda.empty_cache()  # nothing to do on a CPU
 
     def _shut_down(self, core: Any) -> None:
         # Its own shutdown would take the process group from under the others, or from under the trainer.
@@ -291,10 +293,3 @@ def _platform() -> Any:
         from vllm.platforms import current_platform
 
         return current_platform
-
-
-def _empty_device_cache() -> None:
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
