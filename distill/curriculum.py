@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -125,15 +124,6 @@ def labelled(rows: Sequence[Mapping[str, Any]], found: Iterable[Found] = ()) -> 
     return prompts + [
         Prompt(each.question, attack_group(ADVERSARY), each.answer) for each in found if each.question not in held_out
     ]
-
-
-def capped(prompts: Sequence[Prompt], share: float) -> list[Prompt]:
-    """`prompts` with at most `share` of attacks: the last ones of them. If there are attacks alone, they all stay."""
-    hostile = [place for place, prompt in enumerate(prompts) if prompt.group.startswith(ATTACK)]
-    others = len(prompts) - len(hostile)
-    most = math.ceil(others * share / (1 - share)) if others else len(hostile)
-    dropped = set(hostile[: max(0, len(hostile) - most)])
-    return [prompt for place, prompt in enumerate(prompts) if place not in dropped]
 
 
 def group_of(task: str, level: int) -> str:

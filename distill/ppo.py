@@ -19,13 +19,12 @@ from amplification.serving.config import ServingConfig
 from amplification.serving.vllm_rollouts import VLLMRollouts
 from distill.actor_critic import ValueHead
 from distill.config import AdapterConfig, PPOSettings
-from distill.curriculum import capped
 from distill.ensemble import RewardEnsemble
 from distill.experience import Settings
 from distill.known import KnownReward
 from distill.optimizer import LAST_RATE, optimizer_for, trainable
 from distill.ppo_trainer import PPOConfig, PPOTrainer
-from distill.practice import Hardest, Practice, Prompt
+from distill.practice import Hardest, Practice, Prompt, capped
 from distill.precision import Precision
 from distill.progress import Progress
 from distill.refresh import Watched
@@ -71,8 +70,8 @@ def train_ppo(
 
     A `Prompt` with H^A's answer is rewarded by it (`distill.known`). The KL penalty is to the agent it starts from,
     `adapter_in`. `state` is a folder from which a killed training carries on. With `watched`, and if `settings.watch`
-    says so, H^A looks at the training (`distill.watch`). `attack_share`: at most so many of the prompts are
-    attacks. `serving`: how vLLM runs where `settings.rollouts` come from it.
+    says so, H^A looks at the training (`distill.watch`). `attack_share`: at most so many of the prompts
+    are attacks. `serving`: how vLLM runs where `settings.rollouts` come from it.
     Metrics: episodes, reward_before, reward_after (means of sampled answers' conservative reward), kl and
     entropy at the end in nats an episode, throttled, prompts and attacks among them, attack_share (that of the tokens),
     tokens and parameters of the agent and (reward_tokens, reward_parameters) of the ensemble, tokens_per_episode,

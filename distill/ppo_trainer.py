@@ -161,6 +161,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         while self.update < self.args.num_total_batches and not (self.throttled or self.collapsed):
             self.choose()
             rollout = self.part.fitting(self.sample)
+            self._count(rollout)
             experience = self.part.fitting(partial(self.assess, rollout))
             distance = self._distance(rollout, experience.reference)
             self.throttled = self._held(distance)
@@ -184,17 +185,19 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
             self._throttle_the_last()
 
     def _throttle_the_last(self) -> None:
-        """Measure the weights that the last update left, too. What it takes counts as the reference's tokens."""
+        """Measure the weights that the last update left, too, by a rollout that counts for nothing else.
+
+        Its tokens, through the policy and the reference, count as the reference's.
+        """
         if self.throttle.most is None:
             return
-        counted, practised = (self.tokens, self.attack_tokens), self.practice.state()
+        practised = self.practice.state()
         self.choose()
+        self.practice.restore(practised)
         rollout = self.part.fitting(self.sample)
         reference = self.part.fitting(partial(self._reference, rollout))
         self.throttled = self._held(self._distance(rollout, reference))
-        self.reference_tokens += self.tokens - counted[0]
-        self.tokens, self.attack_tokens = counted
-        self.practice.restore(practised)
+        self.reference_tokens += 2 * int(self._total(torch.tensor(rollout.tokens())))
 
     def choose(self) -> None:
         """Which prompts the update has: this process's share. Once an update, as it is counted what came."""
@@ -207,13 +210,15 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         """The update's prompts at `places`, answered by the policy."""
         prompts = [self.prompts[place] for place in self.places]
         rollout = self._drawn(prompts) if self.engine is None else self._served(self.engine, prompts)
-        rollout = replace(rollout, version=self.update)
+        return replace(rollout, version=self.update)
+
+    def _count(self, rollout: Rollout) -> None:
+        """What goes through the models of a rollout that is learned from."""
         attacked = [number for number, place in enumerate(self.places) if self.practice.is_attack(place)]
         counts = torch.tensor([rollout.tokens(), rollout.tokens(attacked)])
         tokens, of_attacks = (int(count) for count in self._total(counts))
         self.tokens, self.attack_tokens = self.tokens + tokens, self.attack_tokens + of_attacks
         self.reference_tokens += tokens if self._asks_reference else 0
-        return rollout
 
     def _drawn(self, prompts: Sequence[Sequence[int]]) -> Rollout:
         tokenizer = self.processing_class

@@ -6,6 +6,7 @@ several processes, has the same prompts.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -24,6 +25,15 @@ class Prompt(NamedTuple):
     question: str
     group: str = ""
     answer: str | None = None
+
+
+def capped(prompts: Sequence[Prompt], share: float) -> list[Prompt]:
+    """`prompts` with at most `share` of attacks: the last ones of them. If there are attacks alone, they all stay."""
+    hostile = [place for place, prompt in enumerate(prompts) if prompt.group.startswith(ATTACK)]
+    others = len(prompts) - len(hostile)
+    most = math.ceil(others * share / (1 - share)) if others else len(hostile)
+    dropped = set(hostile[: max(0, len(hostile) - most)])
+    return [prompt for place, prompt in enumerate(prompts) if place not in dropped]
 
 
 class Practice:

@@ -3,8 +3,8 @@
 from amplification.tasks import TASKS, task_of
 from amplification.tasks.base import split_of
 from distill.config import LabelsConfig
-from distill.curriculum import capped, choose, practice, share_of
-from distill.practice import ATTACK, Prompt
+from distill.curriculum import choose, practice, share_of
+from distill.practice import ATTACK, Prompt, capped
 
 SETTINGS = LabelsConfig(questions=60, replay=10)
 
