@@ -83,6 +83,7 @@ def without_times(report: Json) -> Json:
 
 def terminal_table(report: Json) -> Table:
     """Accuracy by task and level for the base and, generation by generation, for A and H^A; claims in the caption."""
+    from rich.box import SIMPLE
     from rich.table import Table
     from rich.text import Text
 
@@ -94,7 +95,9 @@ def terminal_table(report: Json) -> Table:
     if unpriced := report["overhead"].get("unpriced_overseer_tokens"):
         caption += f"\noverhead: unknown, as {unpriced} tokens are of an overseer without 'serving.http.parameters'"
     title = Text(f"{printable(report['run'])}: accuracy in % on held-out questions")
-    table = Table(title=title, caption=Text(caption), caption_justify="left", header_style="bold")
+    # Narrow, as Rich cuts digits off where a terminal of 80 columns has no room.
+    table = Table(title=title, header_style="bold", box=SIMPLE, padding=0)
+    table.caption, table.caption_justify = Text(caption), "left"
     for name in ("task", "level", "base"):
         table.add_column(name, justify="left" if name == "task" else "right", no_wrap=True)
     for n in numbers:

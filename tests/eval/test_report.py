@@ -161,6 +161,18 @@ def test_terminal_gets_no_control_characters_and_all_levels(sample: SimpleNamesp
         assert "benign_rate_grows" in shown
 
 
+def test_five_generations_keep_their_digits_in_a_terminal_of_80_columns(sample: SimpleNamespace) -> None:
+    from rich.console import Console
+
+    report = build_report(sample.run([sample.generation(n) for n in range(5)]))
+    console = Console(file=io.StringIO(), width=80 - len("permutation") + len("counting"), color_system=None)
+    console.print(terminal_table(report))
+    shown = console.file.getvalue() if isinstance(console.file, io.StringIO) else ""
+    assert "H^A4" in shown
+    assert shown.count("97.0") >= 5
+    assert "…" not in shown
+
+
 def test_a_run_without_generations_still_makes_pages(sample: SimpleNamespace) -> None:
     empty = build_report(sample.run([], base={}, chance={}, versions={}))
     assert empty["overhead"]["F4"] is None
