@@ -8,11 +8,20 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 
 from amplification.question import digest
 from distill.rollout import uniform
+
+
+class Share(NamedTuple):
+    """A process's part of a minibatch: places `mine` among its prompts. `most`: of prompts that any process has, and at
+    least 1."""
+
+    mine: list[int]
+    most: int
 
 
 class Draws:
@@ -31,13 +40,15 @@ class Draws:
         """A seed for each of this process's prompts, for a sampler that makes its own draws."""
         return [self._number(update, "seed", place) for place in range(self.prompts)][self.rank :: self.world]
 
-    def minibatches(self, update: int, epoch: int, size: int) -> Iterator[list[int]]:
-        """Places, among this process's prompts, of each minibatch of `size` prompts over all processes; may be none."""
+    def minibatches(self, update: int, epoch: int, size: int) -> Iterator[Share]:
+        """This process's share, which may be nothing, of each minibatch of `size` prompts over all processes."""
         order = list(range(self.prompts))
         random.Random(self._number(update, "minibatches", epoch)).shuffle(order)
         for start in range(0, self.prompts, size):
             chosen = order[start : start + size]
-            yield sorted(place // self.world for place in chosen if place % self.world == self.rank)
+            ranks = [place % self.world for place in chosen]
+            mine = sorted(place // self.world for place in chosen if place % self.world == self.rank)
+            yield Share(mine, max(map(ranks.count, range(self.world))))
 
     def _number(self, update: int, *what: object) -> int:
         return int(digest(str(self.seed), str(update), *map(str, what))[:15], 16)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -46,3 +47,12 @@ class Experience:
     kl: torch.Tensor
     advantages: torch.Tensor
     returns: torch.Tensor
+
+
+class Counted(NamedTuple):
+    """Tokens through the policy in rollouts, those of prompts that are attacks, through the reference, and scored."""
+
+    tokens: int
+    attack_tokens: int
+    reference_tokens: int
+    scored_tokens: int

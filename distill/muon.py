@@ -1,4 +1,4 @@
-"""Muon: torch's, with all matrices of one shape orthogonalized at once.
+"""Muon: torch's, with all matrices of one shape orthogonalized at once, and the matrices shared out over processes.
 
 A tiny model has a matrix multiplication's work in microseconds, and torch's loop over 21 matrices spends its time on
 calls. What comes out is the same, to the bit where a batched product rounds as a single one does.
@@ -10,9 +10,10 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 
 
 class Muon(torch.optim.Muon):
@@ -22,8 +23,13 @@ class Muon(torch.optim.Muon):
     scalable for LLM training" (arXiv 2502.16982, 2025), section 2.2, for the size of a step.
     """
 
-    def __init__(self, params: Any, lr: float, weight_decay: float, momentum: float = 0.95) -> None:
+    def __init__(self, params: Any, lr: float, weight_decay: float, momentum: float = 0.95, processes: int = 1) -> None:
+        """`processes`: of torch.distributed's default group, that hold the same whole matrices and the same gradients.
+
+        Each does its share of the work, and all come out with the same matrices and momenta.
+        """
         super().__init__(params, lr, weight_decay, momentum, adjust_lr_fn="match_rms_adamw")
+        self.processes = processes
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -32,6 +38,7 @@ class Muon(torch.optim.Muon):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        turns = list[_Turn]()
         for group in self.param_groups:
             moved: list[torch.Tensor] = []
             gradients: list[torch.Tensor] = []
@@ -40,16 +47,45 @@ class Muon(torch.optim.Muon):
             by_shape = defaultdict[torch.Size, list[int]](list)
             for place, matrix in enumerate(moved):
                 by_shape[matrix.shape].append(place)
-            for shape, places in by_shape.items():
+            for places in by_shape.values():
                 matrices, slopes, buffers = ([each[p] for p in places] for each in (moved, gradients, momenta))
                 torch._foreach_lerp_(buffers, slopes, 1 - group["momentum"])
                 directions = torch.stack(torch._foreach_lerp(slopes, buffers, group["momentum"]))
-                towards = orthogonalized(directions, group["ns_coefficients"], group["ns_steps"], group["eps"])
-                if group["weight_decay"]:
-                    torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
-                size = group["lr"] * 0.2 * math.sqrt(max(shape))
-                torch._foreach_add_(matrices, list(towards.to(matrices[0].dtype).unbind()), alpha=-size)
+                turns.append(_Turn(group, matrices, directions))
+        for (group, matrices, directions), towards in zip(turns, self._towards(turns), strict=True):
+            if group["weight_decay"]:
+                torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+            size = group["lr"] * 0.2 * math.sqrt(max(directions.shape[1:]))
+            torch._foreach_add_(matrices, list(towards.to(matrices[0].dtype).unbind()), alpha=-size)
         return loss
+
+    def _towards(self, turns: Sequence[_Turn]) -> list[torch.Tensor]:
+        """Each turn's directions, orthogonalized: the matrices of all turns go to the processes one after the other."""
+        if self.processes == 1 or not turns:
+            return [turn.orthogonalized() for turn in turns]
+        sizes = [turn.directions.numel() for turn in turns]
+        together = turns[0].directions.new_zeros(sum(sizes), dtype=multiplied_in(turns[0].directions.device))
+        found = [part.view_as(turn.directions) for part, turn in zip(together.split(sizes), turns, strict=True)]
+        begin = 0
+        for turn, towards in zip(turns, found, strict=True):
+            own = slice((dist.get_rank() - begin) % self.processes, None, self.processes)
+            towards[own] = turn.orthogonalized(own)
+            begin += len(turn.matrices)
+        dist.all_reduce(together)  # the others have zeros there
+        return found
+
+
+class _Turn(NamedTuple):
+    """Matrices of one group and shape, and where they are to go [n, a, b]."""
+
+    group: dict[str, Any]
+    matrices: list[torch.Tensor]
+    directions: torch.Tensor
+
+    def orthogonalized(self, share: slice = slice(None)) -> torch.Tensor:
+        """A share of the directions."""
+        group = self.group
+        return orthogonalized(self.directions[share], group["ns_coefficients"], group["ns_steps"], group["eps"])
 
 
 @cache

@@ -17,16 +17,19 @@ LAST_RATE = 0.03
 
 
 def optimizer_for(
-    groups: Sequence[tuple[Sequence[torch.nn.Parameter], float]], settings: AdapterConfig, weight_decay: float
+    groups: Sequence[tuple[Sequence[torch.nn.Parameter], float]],
+    settings: AdapterConfig,
+    weight_decay: float,
+    processes: int = 1,
 ) -> torch.optim.Optimizer:
-    """An optimizer over groups of parameters, each with its learning rate.
+    """An optimizer over groups of parameters, each with its learning rate, in so many processes that train together.
 
     Whole matrices go by Muon (K. Jordan, "Muon: An optimizer for hidden layers in neural networks", 2024), with which a
     tiny model learned a level of the embedded tasks in half the steps that Adam took; everything else by AdamW.
     """
     parts = [{"params": list(parameters), "lr": rate} for parameters, rate in groups]
     if settings.method == "linear":
-        return Muon(parts, lr=1e-3, weight_decay=weight_decay)
+        return Muon(parts, lr=1e-3, weight_decay=weight_decay, processes=processes)
     return torch.optim.AdamW(parts, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.0)
 
 

@@ -170,12 +170,13 @@ def _metrics(
         nothing: dict[str, Any] = {"throttled": False, "collapsed": False, "part": settings.part}
         nothing |= {"prompts": 0, "attacks": 0, "attack_share": 0.0}
         return summary([], settings, 0, 0, 0, seconds) | nothing
-    tokens = trainer.tokens, trainer.reference_tokens, trainer.scored_tokens() * members
+    counted = trainer.counted()
+    tokens = counted.tokens, counted.reference_tokens, counted.scored_tokens * members
     metrics = summary(trainer.history, settings, *tokens, seconds)
     ended = {"throttled": trainer.throttled, "collapsed": trainer.collapsed, "part": trainer.part.rows}
     practice = trainer.practice
     metrics |= {"prompts": sum(practice.drawn.values()), "attacks": practice.attacks}
-    metrics["attack_share"] = trainer.attack_tokens / max(trainer.tokens, 1)
+    metrics["attack_share"] = counted.attack_tokens / max(counted.tokens, 1)
     seen = watch.metrics() if watch else {}
     # Looks and refreshes go through the policy and the members, which are of one size.
     metrics["reward_tokens"] += seen.get("watch_tokens", 0)
@@ -281,7 +282,7 @@ def make_optimizer(
     """Clipped gradients, two learning rates, and a schedule whose first updates move the critic alone."""
     ours, critics = trainable(policy), trainable(value)
     groups = [(ours, settings.learning_rate), (critics, settings.value_learning_rate)]
-    optimizer = optimizer_for(groups, adapter, weight_decay=0.0)
+    optimizer = optimizer_for(groups, adapter, weight_decay=0.0, processes=processes())
 
     def clip(stepping: torch.optim.Optimizer, *_: Any) -> None:
         # Not the lists above: where weights are sharded, others have taken their places.

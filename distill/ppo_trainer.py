@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 from transformers import PrinterCallback
 
 from amplification.errors import StageError
@@ -36,8 +37,8 @@ from distill.advantage import (
     whitened,
 )
 from distill.collapse import Collapse
-from distill.draws import Draws
-from distill.experience import Experience, Settings
+from distill.draws import Draws, Share
+from distill.experience import Counted, Experience, Settings
 from distill.memory import Part
 from distill.monitor import Action, Monitor
 from distill.practice import Practice
@@ -58,6 +59,8 @@ __all__ = ["PPOConfig", "PPOTrainer", "TrlPPOTrainer", "trl_ppo"]
 # How far the trainer's own log-probabilities may be from those that answers were drawn with, in nats: in single
 # precision, and where one of the two is computed in less.
 DRIFT, DRIFT_MIXED = 1e-2, 0.5
+# What an update's history says of its losses, each a mean over the tokens of answers.
+LOSSES = "loss/policy", "loss/value", "entropy", "approx_kl"
 # Where training asks for no distance from the reference, it is measured for the record, in every so many updates.
 REFERENCE_EVERY = 16
 
@@ -106,6 +109,8 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         with _our_wrapper():
             super().__init__(**trl)
         self.remove_callback(PrinterCallback)
+        if isinstance(self.model, DistributedDataParallel):
+            self.model.broadcast_buffers = False  # rotations are constants; by default they are sent in every step
         self.prompts, self.score, self.settings, self.on_update = prompts, score, settings, on_update
         self.state_folder, self.keep_state, self.monitor, self.engine = state_folder, keep_state, monitor, engine
         self.controller = KLController(self.args.kl_coef, settings.kl_target, settings.kl_horizon)
@@ -115,11 +120,11 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         self.practice = practice or Practice([""] * len(prompts), self.args.seed)
         self.draws = Draws(self.args.seed, self.args.batch_size // settings.answers, settings.answers, rank, world)
         self.history: list[dict[str, float]] = []
-        self.tokens = self.attack_tokens = 0  # through the policy in rollouts, and those of prompts that are attacks
-        self.reference_tokens = 0  # of all rollouts that went through the reference, too
+        # This process's: through the policy in rollouts, those of prompts that are attacks, and through the reference.
+        self.tokens = self.attack_tokens = self.reference_tokens = 0
         self.update = 0
         self.places: list[int] = []  # of the update's prompts, this process's share
-        self.throttled = self.collapsed = False
+        self.throttled = self.collapsed = self.state_due = False
         self.identity = ""  # of the training, by which its states are known
 
     @staticmethod
@@ -197,7 +202,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         rollout = self.part.fitting(self.sample)
         reference = self.part.fitting(partial(self._reference, rollout))
         self.throttled = self._held(self._distance(rollout, reference))
-        self.reference_tokens += 2 * int(self._total(torch.tensor(rollout.tokens())))
+        self.reference_tokens += 2 * rollout.tokens()
 
     def choose(self) -> None:
         """Which prompts the update has: this process's share. Once an update, as it is counted what came."""
@@ -215,10 +220,8 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
     def _count(self, rollout: Rollout) -> None:
         """What goes through the models of a rollout that is learned from."""
         attacked = [number for number, place in enumerate(self.places) if self.practice.is_attack(place)]
-        counts = torch.tensor([rollout.tokens(), rollout.tokens(attacked)])
-        tokens, of_attacks = (int(count) for count in self._total(counts))
-        self.tokens, self.attack_tokens = self.tokens + tokens, self.attack_tokens + of_attacks
-        self.reference_tokens += tokens if self._asks_reference else 0
+        self.tokens, self.attack_tokens = self.tokens + rollout.tokens(), self.attack_tokens + rollout.tokens(attacked)
+        self.reference_tokens += rollout.tokens() if self._asks_reference else 0
 
     def _drawn(self, prompts: Sequence[Sequence[int]]) -> Rollout:
         tokenizer = self.processing_class
@@ -258,9 +261,10 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         self._check_drift(change, coarse=self.accelerator.device.type == "cuda")
         return replace(theirs, logprobs=logprobs, values=values, drift=float(change.abs().max()))
 
-    def scored_tokens(self) -> int:
-        """How many tokens have been scored, by all processes."""
-        return int(self._total(torch.tensor(self.score.tokens)))
+    def counted(self) -> Counted:
+        """What has gone through the models so far, in all processes."""
+        own = Counted(self.tokens, self.attack_tokens, self.reference_tokens, self.score.tokens)
+        return Counted(*self._total(torch.tensor(own)).tolist())
 
     @torch.no_grad()
     def assess(self, rollout: Rollout) -> Experience:
@@ -309,38 +313,34 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         penalty = self.args.missing_eos_penalty
         return scores if penalty is None else torch.where(rollout.ended, scores, scores - penalty)
 
-    def improve(self, experience: Experience) -> dict[str, float]:
-        """Epochs of minibatches, an optimizer step each. Returns mean losses."""
-        sums: dict[str, float] = {}
-        steps, size = 0, self.args.mini_batch_size // self.settings.answers
+    def improve(self, experience: Experience) -> torch.Tensor:
+        """Epochs of minibatches, an optimizer step each. Returns this process's part of the mean of each of LOSSES."""
+        steps, size = list[torch.Tensor](), self.args.mini_batch_size // self.settings.answers
         for epoch in range(self.args.num_ppo_epochs):
-            for mine in self.draws.minibatches(self.update, epoch, size):
-                for name, value in self._step(experience, mine, check=steps == 0).items():
-                    sums[name] = sums.get(name, 0.0) + value
-                steps += 1
-        return {name: value / steps for name, value in sums.items()}
+            for share in self.draws.minibatches(self.update, epoch, size):
+                steps.append(self._step(experience, share, check=not steps))
+        return torch.stack(steps).mean(0)
 
-    def _step(self, experience: Experience, mine: Sequence[int], check: bool) -> dict[str, float]:
-        """One optimizer step on this process's prompts `mine`. `check`: against the sampler's log-probabilities."""
+    def _step(self, experience: Experience, share: Share, check: bool) -> torch.Tensor:
+        """One optimizer step on this process's prompts. `check`: against the sampler's log-probabilities."""
         rollout = experience.rollout
-        count = self._total(rollout.mask[rollout.rows_of(mine)].sum().float())
-        totals = self.part.fitting(lambda: self._gradients(experience, mine, count, check))
+        count = self._total(rollout.mask[rollout.rows_of(share.mine)].sum().float())
+        totals = self.part.fitting(lambda: self._gradients(experience, share, count, check))
         self.optimizer.step()
         self.optimizer.zero_grad()
-        policy, value, entropy, approx = (self._total(totals) / count.cpu()).tolist()
-        return {"loss/policy": policy, "loss/value": value, "entropy": entropy, "approx_kl": approx}
+        return totals / count.cpu()
 
-    def _gradients(self, experience: Experience, mine: Sequence[int], count: torch.Tensor, check: bool) -> torch.Tensor:
+    def _gradients(self, experience: Experience, share: Share, count: torch.Tensor, check: bool) -> torch.Tensor:
         """Gradients of the mean loss over `count` tokens of all processes; sums [4] of losses over this one's."""
         rollout, args = experience.rollout, self.args
         # Where memory did not suffice for an earlier piece, accelerate still thinks that gradients are being added up,
         # and would keep them.
         self.accelerator.sync_gradients = True
         self.optimizer.zero_grad()
-        totals = torch.zeros(4)
-        pieces = list(self._parts(rollout, mine))
+        totals = torch.zeros(len(LOSSES))
+        pieces = list(self._parts(rollout, share.mine))
         # Processes wait for each other in each piece, so all have as many; what they lack is a row that counts nothing.
-        lacking = self.most(max(1, len(pieces))) - len(pieces)
+        lacking = -(-share.most // self.part.rows) - len(pieces)
         spare = [next(self._parts(rollout, [0]))] * lacking if lacking else []
         for number, ((ids, kept, extra), states, places) in enumerate([*pieces, *spare]):
             with self._accumulating(last=number + 1 == len(pieces) + lacking):
@@ -380,17 +380,11 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
             yield _Piece(rows.to(device), states.to(device), rollout.rows_of(part))
 
     def _total(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum over all processes. Each such meeting costs a millisecond or more, so a few figures go together."""
         if self.accelerator.num_processes == 1:
             return tensor
         total: torch.Tensor = self.accelerator.reduce(tensor.to(self.accelerator.device), "sum").to(tensor.device)
         return total
-
-    def most(self, number: int) -> int:
-        """The largest of all processes' numbers."""
-        if self.accelerator.num_processes == 1:
-            return number
-        each = self.accelerator.gather(torch.tensor([number], device=self.accelerator.device))
-        return int(each.max())
 
     def _check_drift(self, change: torch.Tensor, coarse: bool = False) -> None:
         drift = float(change.detach().abs().max()) if change.numel() else 0.0
@@ -410,20 +404,25 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         """
         if reference is None:
             return None
-        return self._means(torch.where(rollout.mask, kl_of(rollout.logprobs, reference, "k3"), 0.0).sum(1))[0]
+        distances = torch.where(rollout.mask, kl_of(rollout.logprobs, reference, "k3"), 0.0)
+        return float(self._total(distances.sum()) / int(self.args.batch_size))
 
-    def _means(self, *rows: torch.Tensor) -> list[float]:
-        """The means of some figures of each episode, over all processes, which meet once for them."""
-        sums = self._total(torch.stack([each.float().sum() for each in rows]))
-        means: list[float] = (sums / int(self.args.batch_size)).tolist()
-        return means
+    def _record(self, experience: Experience, losses: torch.Tensor) -> None:
+        """What an update came to, over all processes: for the history, and for who chooses prompts.
 
-    def _record(self, experience: Experience, losses: Mapping[str, float]) -> None:
+        With it goes whether the state is written after it, which the main process's clock decides.
+        """
         rollout = experience.rollout
-        entropies = -(rollout.logprobs * rollout.mask).sum(1)
-        scores, kl, entropy, unfinished = self._means(
-            experience.scores, experience.kl.sum(1), entropies, ~rollout.ended
-        )
+        entropies = -(rollout.logprobs * rollout.mask)
+        rows = experience.scores, experience.kl.sum(1), entropies.sum(1), ~rollout.ended
+        means = torch.stack([each.float().sum() for each in rows]) / int(self.args.batch_size)
+        earned = self.practice.earned(self.places, experience.scores.view(-1, rollout.each).mean(1))
+        due = torch.tensor([float(self.accelerator.is_main_process and self.keep_state(self.update + 1))])
+        own = [due, means, losses, earned.flatten()]
+        due, means, losses, sums = self._total(torch.cat(own)).split([len(each) for each in own])
+        self.state_due = bool(due)
+        self.practice.learned(sums.view_as(earned))
+        scores, kl, entropy, unfinished = means.tolist()
         entry = {
             "objective/scores": scores,
             "objective/kl": kl,
@@ -432,7 +431,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
             "kl_coefficient": self.controller.coefficient,
             "rollout/version": rollout.version,
             "rollout/drift": rollout.drift,
-            **losses,
+            **dict(zip(LOSSES, losses.tolist(), strict=True)),
         }
         if experience.reference is None:
             del entry["objective/kl"]
@@ -440,7 +439,6 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
             rates = "distill.ppo.learning_rate or distill.ppo.value_learning_rate"
             raise StageError(f"PPO diverged: its losses are no numbers; lower {rates}")
         self.history.append(entry)
-        self.practice.learned(self.places, experience.scores.view(-1, rollout.each).mean(1), self._total)
 
     def _watch_entropy(self) -> None:
         """A policy that has no entropy left and answers badly ends the training, with the last good weights."""

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from distill.advantage import Total
 from distill.lessons import FLOOR, RATE, UNKNOWN
 
 ATTACK = "attack/"
@@ -56,8 +55,12 @@ class Practice:
             self.drawn[self.group_of[place]] += 1
         return chosen
 
-    def learned(self, places: Sequence[int], rewards: torch.Tensor, total: Total) -> None:
-        """Mean rewards [n] of the answers to this process's prompts at `places`; `total` adds up over processes."""
+    def earned(self, places: Sequence[int], rewards: torch.Tensor) -> torch.Tensor:
+        """Sums over this process's prompts at `places`, from the mean rewards [n] of their answers."""
+        return torch.zeros(0)
+
+    def learned(self, sums: torch.Tensor) -> None:
+        """`earned`, added up over all processes."""
 
     @property
     def attacks(self) -> int:
@@ -108,13 +111,17 @@ class Hardest(Practice):
             self.drawn[group] += 1
         return chosen
 
-    def learned(self, places: Sequence[int], rewards: torch.Tensor, total: Total) -> None:
+    def earned(self, places: Sequence[int], rewards: torch.Tensor) -> torch.Tensor:
+        """Losses and how many there are, by group [groups, 2]."""
         names = {name: number for number, name in enumerate(self.rows)}
         sums = torch.zeros(len(names), 2)
         for place, reward in zip(places, rewards.tolist(), strict=True):
             loss = min(max((1 - reward) / 2, 0.0), 1.0)
             sums[names[self.group_of[place]]] += torch.tensor([loss, 1.0])
-        for name, (loss, count) in zip(names, total(sums).tolist(), strict=True):
+        return sums
+
+    def learned(self, sums: torch.Tensor) -> None:
+        for name, (loss, count) in zip(self.rows, sums.tolist(), strict=True):
             if count:
                 self.loss[name] += RATE * (loss / count - self.loss[name])
 

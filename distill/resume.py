@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from amplification.errors import StageError
 from amplification.question import digest
 from distill import ppo_state
+from distill.experience import Counted
 from distill.precision import SINGLE
 from distill.sharding import shared_out
 
@@ -24,24 +25,20 @@ def keep(trainer: PPOTrainer) -> None:
     """
     if trainer.state_folder is None or trainer.is_deepspeed_enabled:
         return  # DeepSpeed's optimizer state is in a shape of its own: such a training begins again
-    main = trainer.accelerator.is_main_process
-    # Putting weights together takes all processes, and the main one's clock decides.
-    if not trainer.most(int(main and trainer.keep_state(trainer.update))) or trainer.collapse.begun(trainer.history):
+    if not trainer.state_due or trainer.collapse.begun(trainer.history):
         return
     values = {
         "update": trainer.update,
         "rates": [group["lr"] for group in trainer.optimizer.param_groups],
         "kl_coefficient": trainer.controller.coefficient,
         "history": trainer.history,
-        "tokens": trainer.tokens,
-        "attack_tokens": trainer.attack_tokens,
-        "reference_tokens": trainer.reference_tokens,
-        "scored_tokens": trainer.scored_tokens(),
+        **trainer.counted()._asdict(),
         "practice": trainer.practice.state(),
         "training": trainer.identity,
         "precision": trainer.settings.precision.name,
     }
     within = {WITHIN: trainer.throttle.within}
+    main = trainer.accelerator.is_main_process  # but putting weights together takes all
     state = ppo_state.collect(trainer.inner, trainer.optimizer, values, within, keep=main)
     if main:
         ppo_state.write(trainer.state_folder, trainer.update, state)
@@ -72,9 +69,9 @@ def carry_on(trainer: PPOTrainer) -> None:
 
 def _put_back(trainer: PPOTrainer, values: Mapping[str, Any]) -> None:
     trainer.update, trainer.history = values["update"], values["history"]
-    trainer.tokens, trainer.attack_tokens = values["tokens"], values["attack_tokens"]
-    trainer.reference_tokens = values["reference_tokens"]
-    trainer.score.tokens = values["scored_tokens"] if trainer.accelerator.is_main_process else 0
+    # They are of all processes together, of which one goes on from there.
+    own = [values[name] if trainer.accelerator.is_main_process else 0 for name in Counted._fields]
+    trainer.tokens, trainer.attack_tokens, trainer.reference_tokens, trainer.score.tokens = own
     trainer.practice.restore(values["practice"])
     trainer.controller.coefficient = values["kl_coefficient"]
     trainer.lr_scheduler.last_epoch = trainer.update

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from multiprocessing import get_context
+from pathlib import Path
 
 import pytest
 import torch
@@ -95,3 +97,35 @@ def test_what_has_no_slope_goes_nowhere() -> None:
     parameter.grad = torch.zeros(4, 4)
     Muon([parameter], lr=1.0, weight_decay=0.0).step()
     assert torch.equal(parameter, torch.ones(4, 4))
+
+
+def stepped(processes: int) -> list[torch.nn.Parameter]:
+    """After three steps of two groups, in one of which a matrix has no gradient now and then."""
+    parameters = matrices(0)
+    groups = [{"params": parameters[:5], "lr": 0.02}, {"params": parameters[5:], "lr": 0.1}]
+    optimizer = Muon(groups, lr=1e-3, weight_decay=0.1, processes=processes)
+    for step in range(3):
+        slope(parameters, step, without=2 * step)
+        optimizer.step()
+    return parameters
+
+
+def step_as_one_of(rank: int, processes: int, folder: str) -> None:
+    """What each process does; `folder` gets its matrices."""
+    torch.distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=processes)
+    torch.save([each.detach() for each in stepped(processes)], f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_processes_share_the_work(tmp_path: Path) -> None:
+    """Three, so that neither the eight-by-eights nor all seven matrices go evenly to them."""
+    given = [(rank, 3, str(tmp_path)) for rank in range(3)]
+    started = [get_context("spawn").Process(target=step_as_one_of, args=each) for each in given]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join()
+    alone = stepped(1)
+    for rank in range(3):
+        found = torch.load(tmp_path / f"{rank}.pt")
+        assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(alone, found, strict=True))

@@ -22,7 +22,7 @@ def taught(share: float, easy: float, hard: float, attacks: tuple[float, float])
     practice = Hardest(GROUPS, 1, share)
     rewards = torch.tensor([easy, hard, *attacks])
     for _ in range(200):
-        practice.learned([0, 50, 55, 75], rewards, alone)
+        practice.learned(practice.earned([0, 50, 55, 75], rewards))
     return practice
 
 
@@ -59,7 +59,7 @@ def test_a_training_that_carries_on_has_the_same_prompts(kind: type[Practice]) -
         for update in numbers:
             places = practice.places(update, 16)
             rewards = torch.tensor([1.0 if GROUPS[place] == "easy" else -1.0 for place in places])
-            practice.learned(places, rewards, alone)
+            practice.learned(practice.earned(places, rewards))
             found.append(places)
         return found
 
@@ -83,8 +83,7 @@ def test_processes_that_share_a_batch_learn_the_same_of_it() -> None:
     """What each sees of the rewards is added up."""
     together, shared = Hardest(GROUPS, 1, 0.2), [Hardest(GROUPS, 1, 0.2) for _ in range(2)]
     places, rewards = [0, 50, 55, 1], torch.tensor([0.5, -1.0, 0.0, -0.5])
-    together.learned(places, rewards, alone)
-    seen: list[torch.Tensor] = []
-    shared[1].learned(places[1::2], rewards[1::2], lambda tensor: seen.append(tensor) or tensor)  # type: ignore[func-returns-value]
-    shared[0].learned(places[0::2], rewards[0::2], lambda tensor: tensor + seen[0])
+    together.learned(together.earned(places, rewards))
+    own = [each.earned(places[rank::2], rewards[rank::2]) for rank, each in enumerate(shared)]
+    shared[0].learned(own[0] + own[1])
     assert shared[0].loss == pytest.approx(together.loss)

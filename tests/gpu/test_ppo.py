@@ -185,7 +185,7 @@ def _improved(bench: Bench) -> tuple[list[dict[str, float]], int]:
         trainer = bench.trainer(1)
     improve, taken = trainer.improve, list[int]()
 
-    def measured(experience: Experience) -> dict[str, float]:
+    def measured(experience: Experience) -> torch.Tensor:
         with peak_memory() as peak:
             before = torch.cuda.memory_allocated() if GPU else 0
             found = improve(experience)
