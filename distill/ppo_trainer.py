@@ -380,11 +380,17 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
             yield _Piece(rows.to(device), states.to(device), rollout.rows_of(part))
 
     def _total(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The sum over all processes. Each such meeting costs a millisecond or more, so a few figures go together."""
+        """The sum over all processes."""
         if self.accelerator.num_processes == 1:
             return tensor
         total: torch.Tensor = self.accelerator.reduce(tensor.to(self.accelerator.device), "sum").to(tensor.device)
         return total
+
+    def _totals(self, *tensors: torch.Tensor) -> list[torch.Tensor]:
+        """Their sums over all processes, which meet once: each meeting costs a millisecond or more."""
+        together = self._total(torch.cat([tensor.flatten() for tensor in tensors]))
+        sums = together.split([tensor.numel() for tensor in tensors])
+        return [total.view_as(tensor) for total, tensor in zip(sums, tensors, strict=True)]
 
     def _check_drift(self, change: torch.Tensor, coarse: bool = False) -> None:
         drift = float(change.detach().abs().max()) if change.numel() else 0.0
@@ -418,10 +424,9 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         means = torch.stack([each.float().sum() for each in rows]) / int(self.args.batch_size)
         earned = self.practice.earned(self.places, experience.scores.view(-1, rollout.each).mean(1))
         due = torch.tensor([float(self.accelerator.is_main_process and self.keep_state(self.update + 1))])
-        own = [due, means, losses, earned.flatten()]
-        due, means, losses, sums = self._total(torch.cat(own)).split([len(each) for each in own])
+        due, means, losses, earned = self._totals(due, means, losses, earned)
         self.state_due = bool(due)
-        self.practice.learned(sums.view_as(earned))
+        self.practice.learned(earned)
         scores, kl, entropy, unfinished = means.tolist()
         entry = {
             "objective/scores": scores,

@@ -13,10 +13,6 @@ from distill.practice import Hardest, Practice
 GROUPS = ["easy"] * 50 + ["hard"] * 5 + ["attack/a"] * 20 + ["attack/b"] * 20
 
 
-def alone(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor
-
-
 def taught(share: float, easy: float, hard: float, attacks: tuple[float, float]) -> Hardest:
     """Practice that has seen so much reward in each group for long."""
     practice = Hardest(GROUPS, 1, share)
