@@ -73,6 +73,7 @@ class Iteration:
         self.folder = folder
         self.models = Models(config, Store.at(folder / "store.sqlite"))
         self.found: list[str] = []
+        self.earlier: list[Path] = []  # the labels of the generations before, oldest first
 
     def close(self) -> None:
         self.models.close()
@@ -141,6 +142,7 @@ class Iteration:
             found = questions_of(read_found(adversary / FOUND_FILE))
         self.found += found
         agent = stage("agent", self._ppo(turn, base, start, [labels], reward, list(self.found), previous, adversary))
+        self.earlier.append(labels)
         trained = self.models.agent(f"A{n}", base, agent)
         answerers = {"agent": trained, "agent_before_ppo": warm, "previous": previous}
         stage("evaluation", self._evaluate(n, f"{turn.name}/evaluation", answerers, trained))
@@ -265,6 +267,8 @@ class Iteration:
         previous: Agent,
         adversary: Path | None = None,
     ) -> Work:
+        answered = [*self.earlier, *labels]
+
         def work(out: Path, progress: Progress) -> Metrics:
             from distill.launch import train_in_processes
             from distill.ppo import train_ppo
@@ -274,9 +278,9 @@ class Iteration:
             train: Callable[..., Metrics] = train_ppo if alone else train_in_processes
             train = partial(train, serving=self.config.serving)
             if distill.ppo.watch.every:
-                train = partial(train, watched=self._watched(turn, previous, labels, reward))
+                train = partial(train, watched=self._watched(turn, previous, answered, reward))
             train = partial(train, attack_share=distill.adversary.practised)
-            prompts, ppo = self._prompts(turn, labels, found, adversary), distill.ppo.of(turn.level)
+            prompts, ppo = self._prompts(turn, answered, found, adversary), distill.ppo.of(turn.level)
             seed, state = self._seed(turn), state_of(out)
             self.models.rest()
             metrics = train(base, start, reward, prompts, distill.adapter, ppo, out, seed, progress, state)
@@ -286,7 +290,10 @@ class Iteration:
         return work
 
     def _prompts(self, turn: Turn, labels: Sequence[Path], found: list[str], adversary: Path | None) -> list[Prompt]:
-        """What PPO practises on: questions that H^A has been asked, as many as the settings say, and new ones."""
+        """What PPO practises on: questions that H^A has been asked, as many as the settings say, and new ones.
+
+        `labels` are also those of earlier generations, for which H^A need not be asked again.
+        """
         from distill.curriculum import labelled, practice
         from distill.labels import newest_labels
 
