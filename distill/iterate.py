@@ -73,7 +73,7 @@ class Iteration:
         self.folder = folder
         self.models = Models(config, Store.at(folder / "store.sqlite"))
         self.found: list[str] = []
-        self.earlier: list[Path] = []  # the labels of the generations before, oldest first
+        self.earlier_labels: list[Path] = []  # oldest first
 
     def close(self) -> None:
         self.models.close()
@@ -142,7 +142,7 @@ class Iteration:
             found = questions_of(read_found(adversary / FOUND_FILE))
         self.found += found
         agent = stage("agent", self._ppo(turn, base, start, [labels], reward, list(self.found), previous, adversary))
-        self.earlier.append(labels)
+        self.earlier_labels.append(labels)
         trained = self.models.agent(f"A{n}", base, agent)
         answerers = {"agent": trained, "agent_before_ppo": warm, "previous": previous}
         stage("evaluation", self._evaluate(n, f"{turn.name}/evaluation", answerers, trained))
@@ -267,7 +267,7 @@ class Iteration:
         previous: Agent,
         adversary: Path | None = None,
     ) -> Work:
-        answered = [*self.earlier, *labels]
+        all_labels = [*self.earlier_labels, *labels]
 
         def work(out: Path, progress: Progress) -> Metrics:
             from distill.launch import train_in_processes
@@ -278,9 +278,9 @@ class Iteration:
             train: Callable[..., Metrics] = train_ppo if alone else train_in_processes
             train = partial(train, serving=self.config.serving)
             if distill.ppo.watch.every:
-                train = partial(train, watched=self._watched(turn, previous, answered, reward))
+                train = partial(train, watched=self._watched(turn, previous, all_labels, reward))
             train = partial(train, attack_share=distill.adversary.practised)
-            prompts, ppo = self._prompts(turn, answered, found, adversary), distill.ppo.of(turn.level)
+            prompts, ppo = self._prompts(turn, all_labels, found, adversary), distill.ppo.of(turn.level)
             seed, state = self._seed(turn), state_of(out)
             self.models.rest()
             metrics = train(base, start, reward, prompts, distill.adapter, ppo, out, seed, progress, state)
