@@ -180,7 +180,8 @@ class PPOSettings(Settings):
     An episode is one answer. With several `answers` to each prompt they are compared with each other, without a critic;
     they cost little more than one, as the prompt is shared. prompts: all alike (`even`), or more of the tasks and
     levels whose answers earn little (`hardest`). labelled: the share of prompts that are questions H^A has been asked,
-    in this generation or an earlier one: its answer is then the acceptable one, and the reward model is not asked.
+    in this generation or an earlier one: its answer is then the acceptable one, and the reward model is not asked; with
+    several `answers`, it is one of them.
     """
 
     episodes: int = Field(default=8_192, ge=0)  # of generation 0

@@ -148,7 +148,8 @@ def _check_ppo(config: RunConfig, where: str) -> None:
         raise InputError(where, problem, "set 'distill.ppo.watch.every' to 4, say")
     if ppo.labelled and config.overseer.kind != "program":
         problem = "'distill.ppo.labelled' takes H^A's answer for the one that is acceptable, as a program's is alone"
-        raise InputError(where, problem, "set it to 0, or 'overseer.kind' to 'program'")
+        remedy = "set it to 0 (and 'distill.warm_start.enabled' to true), or 'overseer.kind' to 'program'"
+        raise InputError(where, problem, remedy)
 
 
 def _check_model(config: RunConfig, where: str) -> None:

@@ -132,8 +132,8 @@ def group_of(task: str, level: int) -> str:
 
 
 def attack_group(source: str) -> str:
-    """The same of attacks: a training family on all tasks, or what adversaries found."""
-    return ATTACK + source.removeprefix(FAMILY).partition("/")[0]
+    """The same of attacks: a training family on a task, or what adversaries found."""
+    return ATTACK + source.removeprefix(FAMILY)
 
 
 def watched_questions(

@@ -68,8 +68,8 @@ def train_ppo(
 ) -> dict[str, Any]:
     """Train the agent on the reward ensemble's reward of its own answers to `questions`; write it into `out`.
 
-    A `Prompt` with H^A's answer is rewarded by it (`distill.known`). The KL penalty is to the agent it starts from,
-    `adapter_in`. `state` is a folder from which a killed training carries on. With `watched`, and if `settings.watch`
+    A `Prompt` with H^A's answer is rewarded by it (`distill.known`), and it is one of its answers if there are several.
+    The KL penalty is to the agent it starts from, `adapter_in`. `state` is a folder from which a killed training carries on. With `watched`, and if `settings.watch`
     says so, H^A looks at the training (`distill.watch`). `attack_share`: at most so many of the prompts
     are attacks. `serving`: how vLLM runs where `settings.rollouts` come from it.
     Metrics: episodes, reward_before, reward_after (means of sampled answers' conservative reward), kl and
@@ -102,11 +102,13 @@ def train_ppo(
                 watch = Watch(WatchParts(*begin), watched, (state or Path(scratch)) / "watch")
             if settings.rollouts == "vllm":
                 engine = _engine(parts, base, adapter_config, serving or ServingConfig(), state or Path(scratch))
+            known = _known(tokenizer, prompts)
             trainer = make_trainer(
                 parts,
                 monitor=watch,
                 engine=engine,
-                score=KnownReward(watch.score if watch else ensemble.rewards, _known(tokenizer, prompts)),
+                score=KnownReward(watch.score if watch else ensemble.rewards, known),
+                known=known,
                 practice=_practice(prompts, settings, seed, attack_share),
                 on_update=lambda episodes: progress(min(episodes, settings.episodes), settings.episodes),
                 state_folder=state,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -42,7 +42,7 @@ from distill.experience import Counted, Experience, Settings
 from distill.memory import Part
 from distill.monitor import Action, Monitor
 from distill.practice import Practice
-from distill.rollout import Rollout, at_states, chosen, parts, roll_out
+from distill.rollout import Rollout, Shown, at_states, chosen, parts, roll_out
 from distill.served import Served, as_rollout
 from distill.sharding import forget_copies, pieces, settle
 from distill.tree import Rows
@@ -98,10 +98,12 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         monitor: Monitor | None = None,
         practice: Practice | None = None,
         engine: Served | None = None,
+        known: Mapping[tuple[int, ...], Sequence[int]] | None = None,
         **trl: Any,
     ) -> None:
         """`keep_state(update)` says whether to write the state after so many updates; `engine` draws the rollouts,
-        which the policy itself does without; `trl` goes to TRL's trainer.
+        which the policy itself does without; `known` are good answers by prompt, as token ids with the end, of which
+        each is shown to the policy among the answers to its prompt; `trl` goes to TRL's trainer.
 
         TRL's batch sizes are in episodes, of which each prompt gives `settings.answers`.
         """
@@ -113,6 +115,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
             self.model.broadcast_buffers = False  # rotations are constants; by default they are sent in every step
         self.prompts, self.score, self.settings, self.on_update = prompts, score, settings, on_update
         self.state_folder, self.keep_state, self.monitor, self.engine = state_folder, keep_state, monitor, engine
+        self.known = known or {}
         self.controller = KLController(self.args.kl_coef, settings.kl_target, settings.kl_horizon)
         self.throttle, self.collapse = Throttle(settings.max_kl), Collapse()
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
@@ -212,9 +215,16 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         self.places = sorted(places, key=lambda place: len(self.prompts[place]))[share]
 
     def sample(self) -> Rollout:
-        """The update's prompts at `places`, answered by the policy."""
+        """The update's prompts at `places`, answered by the policy; where a good answer is known, one of them is it.
+
+        A policy that is certain of a wrong answer never draws another one, and would learn nothing of the prompt. To
+        show it one of its K answers is what Yan et al., "Learning to reason under off-policy guidance" (arXiv
+        2504.14945, 2025) do.
+        """
         prompts = [self.prompts[place] for place in self.places]
-        rollout = self._drawn(prompts) if self.engine is None else self._served(self.engine, prompts)
+        # An answer that nothing is compared with would be learned whatever it earned.
+        shown = [self.known.get(tuple(prompt)) if self.draws.each > 1 else None for prompt in prompts]
+        rollout = self._drawn(prompts, shown) if self.engine is None else self._served(self.engine, prompts, shown)
         return replace(rollout, version=self.update)
 
     def _count(self, rollout: Rollout) -> None:
@@ -223,7 +233,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         self.tokens, self.attack_tokens = self.tokens + rollout.tokens(), self.attack_tokens + rollout.tokens(attacked)
         self.reference_tokens += rollout.tokens() if self._asks_reference else 0
 
-    def _drawn(self, prompts: Sequence[Sequence[int]]) -> Rollout:
+    def _drawn(self, prompts: Sequence[Sequence[int]], shown: Shown) -> Rollout:
         tokenizer = self.processing_class
         # Where activations are recomputed, transformers' layers keep no cache of keys and values while they train.
         self.model.eval()
@@ -236,12 +246,13 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
             tokenizer.pad_token_id,
             self.part.rows,
             together=self.draws.world > 1,
+            shown=shown,
         )
         self.model.train()
         return rollout
 
     @torch.no_grad()
-    def _served(self, engine: Served, prompts: Sequence[Sequence[int]]) -> Rollout:
+    def _served(self, engine: Served, prompts: Sequence[Sequence[int]], shown: Shown) -> Rollout:
         """Answers by a serving engine, with the log-probabilities and values of the policy here, which learns by them.
 
         Raises StageError where the engine's log-probabilities are others.
@@ -249,14 +260,14 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         tokenizer, longest, heat = self.processing_class, self.args.response_length, self.args.temperature
         end, seeds = tokenizer.eos_token_id, self.draws.seeds(self.update)
         drawn = engine.draw(self.update, prompts, seeds, Drawing(self.draws.each, heat, longest, end))
-        theirs = as_rollout(prompts, drawn, longest, end, tokenizer.pad_token_id)
+        theirs = as_rollout(prompts, drawn, longest, end, tokenizer.pad_token_id, shown)
         logprobs, values = torch.zeros_like(theirs.logprobs), torch.zeros_like(theirs.values)
         for (ids, kept, extra), states, places in self._parts(theirs):
             logits, critic = self.inner(ids, kept, **extra)
             logprobs[places] = chosen(logits, states, theirs.answers[places].to(logits.device), heat).logprobs.cpu()
             values[places] = critic[states].view(-1, longest).cpu()
         logprobs, values = (torch.where(theirs.mask, each, 0.0) for each in (logprobs, values))
-        change = logprobs - theirs.logprobs
+        change = torch.where(theirs.drawn, logprobs - theirs.logprobs, 0.0)
         # On a GPU an engine's kernels are others, and its numbers may be of 16 bits where the trainer's are not.
         self._check_drift(change, coarse=self.accelerator.device.type == "cuda")
         return replace(theirs, logprobs=logprobs, values=values, drift=float(change.abs().max()))
@@ -269,12 +280,12 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
     @torch.no_grad()
     def assess(self, rollout: Rollout) -> Experience:
         """Scores, the reference's log-probabilities, and the advantages that follow."""
-        args, mask, values = self.args, rollout.mask, rollout.values
+        args, mask, drawn, values = self.args, rollout.mask, rollout.drawn, rollout.values
         scores = self._scores(rollout)
         reference = self._reference(rollout) if self._asks_reference else None
         kl = torch.zeros_like(rollout.logprobs)
         if reference is not None:
-            kl = torch.where(mask, kl_of(rollout.logprobs, reference, args.kl_estimator), kl)
+            kl = torch.where(drawn, kl_of(rollout.logprobs, reference, args.kl_estimator), kl)
         if rollout.each > 1:
             earned = scores - self.controller.coefficient * kl.sum(1)
             advantages = torch.where(mask, among_answers(earned, scores > 0, rollout.each)[:, None], 0.0)
@@ -351,8 +362,10 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
                     mask = torch.zeros_like(mask)
                 logprobs, entropy = chosen(logits, states, answers, args.temperature)
                 change = torch.where(mask, logprobs - rollout.logprobs[places].to(device), 0.0)
+                # What was not drawn can be so unlikely that its log-probability differs by more, and moves further.
+                moved = torch.where(rollout.drawn[places].to(device), change.detach(), 0.0)
                 if check:
-                    self._check_drift(change)
+                    self._check_drift(moved)
                 surrogate = policy_losses(change.exp(), experience.advantages[places].to(device), args.cliprange)
                 old, returns = experience.values[places].to(device), experience.returns[places].to(device)
                 values = values[states].view(mask.shape)
@@ -361,7 +374,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
                 loss = (sums[0] + args.vf_coef * sums[1] - self.settings.entropy_bonus * sums[2]) / count
                 # Gradients are averaged over processes, and `count` is that of all of them.
                 self.accelerator.backward(loss * self.accelerator.num_processes)
-                squares = 0.5 * change.detach().square().sum()
+                squares = 0.5 * moved.square().sum()
                 totals += torch.stack([*(s.detach() for s in sums), squares]).cpu()
         return totals
 
@@ -393,7 +406,7 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         return [total.view_as(tensor) for total, tensor in zip(sums, tensors, strict=True)]
 
     def _check_drift(self, change: torch.Tensor, coarse: bool = False) -> None:
-        drift = float(change.detach().abs().max()) if change.numel() else 0.0
+        drift = float(change.abs().max()) if change.numel() else 0.0
         limit = DRIFT_MIXED if coarse or self.settings.precision.mixed else DRIFT
         if math.isnan(drift):
             raise StageError("PPO diverged: its log-probabilities are no numbers; lower distill.ppo.learning_rate")
@@ -410,24 +423,26 @@ class PPOTrainer(TrlPPOTrainer):  # type: ignore[misc]
         """
         if reference is None:
             return None
-        distances = torch.where(rollout.mask, kl_of(rollout.logprobs, reference, "k3"), 0.0)
-        return float(self._total(distances.sum()) / int(self.args.batch_size))
+        distances = torch.where(rollout.drawn, kl_of(rollout.logprobs, reference, "k3"), 0.0)
+        distance, own = self._totals(distances.sum(), rollout.own.sum().float())
+        return float(distance / own)
 
     def _record(self, experience: Experience, losses: torch.Tensor) -> None:
         """What an update came to, over all processes: for the history, and for who chooses prompts.
 
+        What was shown is no feat of the policy's and counts in none of it.
         With it goes whether the state is written after it, which the main process's clock decides.
         """
-        rollout = experience.rollout
-        entropies = -(rollout.logprobs * rollout.mask)
-        rows = experience.scores, experience.kl.sum(1), entropies.sum(1), ~rollout.ended
-        means = torch.stack([each.float().sum() for each in rows]) / int(self.args.batch_size)
-        earned = self.practice.earned(self.places, experience.scores.view(-1, rollout.each).mean(1))
+        rollout, own = experience.rollout, experience.rollout.own
+        rows = experience.scores, experience.kl.sum(1), -(rollout.logprobs * rollout.mask).sum(1), ~rollout.ended
+        sums = torch.stack([own.float().sum(), *(each[own].float().sum() for each in rows)])
+        of_prompt = (experience.scores * own).view(-1, rollout.each).sum(1) / own.view(-1, rollout.each).sum(1)
+        earned = self.practice.earned(self.places, of_prompt)
         due = torch.tensor([float(self.accelerator.is_main_process and self.keep_state(self.update + 1))])
-        due, means, losses, earned = self._totals(due, means, losses, earned)
+        due, sums, losses, earned = self._totals(due, sums, losses, earned)
         self.state_due = bool(due)
         self.practice.learned(earned)
-        scores, kl, entropy, unfinished = means.tolist()
+        scores, kl, entropy, unfinished = (sums[1:] / sums[0]).tolist()
         entry = {
             "objective/scores": scores,
             "objective/kl": kl,

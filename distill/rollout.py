@@ -15,6 +15,11 @@ import torch
 
 from distill.tree import Rows, Tree, rows_of, states_of, tree_of
 
+# Each prompt's answer that the policy is shown, as token ids with the end, or None.
+Shown = Sequence[Sequence[int] | None]
+# In place of a token that is shown: one that is drawn.
+DRAWN = -1
+
 
 class Distinct(NamedTuple):
     """Distinct answers, those to one prompt together: d of them.
@@ -35,8 +40,9 @@ class Rollout:
 
     The answers to prompt i are rows i K to (i + 1) K. answers [n, R] are padded behind their end; mask [n, R] is True
     on answer tokens, the end included; logprobs [n, R] are those they were drawn with (at the sampling temperature) and
-    values [n, R] the critic's, both 0 where masked; ended [n]: the answer has an end; version: updates that the policy
-    which drew them had had; drift: how far a serving engine's log-probabilities were from the trainer's, in nats.
+    values [n, R] the critic's, both 0 where masked; ended [n]: the answer has an end; own [n]: the policy drew it, and
+    it was not shown; version: updates that the policy which drew them had had; drift: how far a serving engine's
+    log-probabilities were from the trainer's, in nats.
     """
 
     prompts: Sequence[Sequence[int]]
@@ -45,6 +51,7 @@ class Rollout:
     logprobs: torch.Tensor
     values: torch.Tensor
     ended: torch.Tensor
+    own: torch.Tensor
     version: int = 0
     drift: float = 0.0
 
@@ -52,6 +59,11 @@ class Rollout:
     def each(self) -> int:
         """K, answers to a prompt."""
         return len(self.answers) // len(self.prompts)
+
+    @property
+    def drawn(self) -> torch.Tensor:
+        """[n, R], True on tokens that the policy drew."""
+        return self.mask & self.own[:, None]
 
     @cached_property
     def distinct(self) -> Distinct:
@@ -155,6 +167,7 @@ def roll_out(
     pad: int,
     size: int,
     together: bool = False,
+    shown: Shown | None = None,
 ) -> Rollout:
     """Draw answers to each prompt from transformers' own forward pass, with a cache of keys and values.
 
@@ -162,20 +175,33 @@ def roll_out(
     draws: even draws [n, R] from [0, 1), K rows for each prompt. Every answer depends on its row's numbers alone, so
     neither the parts nor the number of processes that share a batch change what is drawn. A temperature of 0 takes the
     likeliest token whatever is drawn. together: other processes go through the model with this one, so every part takes
-    all R steps.
+    all R steps. shown: what is the first answer to a prompt whatever is drawn; its log-probabilities are the policy's.
     """
     each, longest = len(draws) // len(prompts), draws.shape[1]
     answers = torch.full(draws.shape, pad)
     mask = torch.zeros(draws.shape, dtype=torch.bool)
     logprobs, values = torch.zeros(draws.shape), torch.zeros(draws.shape)
     rows = torch.arange(len(draws)).view(len(prompts), each)
+    given = shown_tokens(shown or [None] * len(prompts), each, longest)
     for part in parts([len(prompt) for prompt in prompts], size):
         places = rows[part].flatten()
         stem = _Stem(model, [prompts[i] for i in part], pad, cached=longest > 1)
-        found = _drawn(stem, draws[places], temperature, end, pad, together)
+        found = _drawn(stem, draws[places], given[places], temperature, end, pad, together)
         answers[places], mask[places], logprobs[places], values[places] = found
     ended = ((answers == end) & mask).any(dim=1)
-    return Rollout(prompts, answers, mask, logprobs, values, ended)
+    return Rollout(prompts, answers, mask, logprobs, values, ended, given[:, 0] == DRAWN)
+
+
+def shown_tokens(shown: Shown, each: int, longest: int) -> torch.Tensor:
+    """Token ids [n, longest] of what is shown, the first of the `each` answers to its prompt, and `DRAWN` elsewhere.
+
+    An answer of more tokens than are explored is not shown.
+    """
+    given = torch.full((len(shown) * each, longest), DRAWN)
+    for row, answer in zip(range(0, len(given), each), shown, strict=True):
+        if answer is not None and len(answer) <= longest:
+            given[row, : len(answer)] = torch.tensor(answer)
+    return given
 
 
 class _Stem:
@@ -214,7 +240,7 @@ class _Stem:
 
 
 def _drawn(
-    stem: _Stem, draws: torch.Tensor, temperature: float, end: int, pad: int, together: bool
+    stem: _Stem, draws: torch.Tensor, given: torch.Tensor, temperature: float, end: int, pad: int, together: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Answers, mask, log-probabilities and values [n, R] of one part."""
     rows, longest = draws.shape
@@ -225,6 +251,7 @@ def _drawn(
     for step in range(longest):
         scaled = torch.log_softmax(stem.logits / (temperature or 1.0), dim=-1)
         token = _tokens(scaled, state, draws[:, step]) if temperature else scaled.argmax(dim=-1)[state]
+        token = torch.where(given[:, step] == DRAWN, token, given[:, step])
         answers[:, step], mask[:, step] = torch.where(running, token, pad), running
         logprobs[:, step] = torch.where(running, scaled[state, token], 0.0)
         values[:, step] = torch.where(running, stem.values[state], 0.0)

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from amplification.serving.rollouts import Drawing, Drawn, RolloutSampler
-from distill.rollout import Rollout
+from distill.rollout import DRAWN, Rollout, Shown, shown_tokens
 
 
 class Served:
@@ -56,10 +56,23 @@ class Served:
 
 
 def as_rollout(
-    prompts: Sequence[Sequence[int]], drawn: Sequence[Sequence[Drawn]], longest: int, end: int, pad: int
+    prompts: Sequence[Sequence[int]],
+    drawn: Sequence[Sequence[Drawn]],
+    longest: int,
+    end: int,
+    pad: int,
+    shown: Shown | None = None,
 ) -> Rollout:
-    """A prompt's answers side by side, with the sampler's log-probabilities; values are 0."""
+    """A prompt's answers side by side, with the sampler's log-probabilities; values are 0.
+
+    What is `shown` takes the place of a prompt's first answer and has log-probabilities of 0.
+    """
     rows = [answer for each in drawn for answer in each]
+    given = shown_tokens(shown or [None] * len(prompts), len(rows) // len(prompts), longest)
+    own = given[:, 0] == DRAWN
+    for row in (~own).nonzero().flatten().tolist():
+        tokens = given[row][given[row] != DRAWN].tolist()
+        rows[row] = Drawn(tuple(tokens), (0.0,) * len(tokens))
     answers = torch.full((len(rows), longest), pad)
     mask = torch.zeros(len(rows), longest, dtype=torch.bool)
     logprobs = torch.zeros(len(rows), longest)
@@ -69,4 +82,4 @@ def as_rollout(
         logprobs[row, :count] = torch.tensor(answer.logprobs)
         mask[row, :count] = True
     ended = ((answers == end) & mask).any(dim=1)
-    return Rollout(prompts, answers, mask, logprobs, torch.zeros_like(logprobs), ended)
+    return Rollout(prompts, answers, mask, logprobs, torch.zeros_like(logprobs), ended, own)

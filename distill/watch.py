@@ -135,7 +135,7 @@ class Watch:
         seen = [(reward > 0) != view for reward, view in zip(rewards, acceptable, strict=True) if view is not None]
         look = Look(
             update,
-            float(experience.scores.mean()),
+            float(experience.scores[experience.rollout.own].mean()),
             sum(self._spread.values()) / max(len(self._spread), 1),
             acceptable,
             sum(seen) / max(len(seen), 1),
@@ -188,12 +188,13 @@ class Watch:
         """
         held_out, most = set(self.watched.judge.questions), self.refresh.questions
         answers = texts_of(self.parts.tokenizer, rollout)
+        own = rollout.own.nonzero().flatten().tolist()
         distinct = rollout.distinct
         rows = [(tuple(rollout.prompts[o]), tuple(t)) for o, t in zip(distinct.owners, distinct.texts, strict=True)]
         spreads = [spread.get(rows[place], 0.0) for place in distinct.which.tolist()]
-        unsure = sorted(range(len(answers)), key=lambda place: (-spreads[place], place))[: most // 2]
+        unsure = sorted(own, key=lambda place: (-spreads[place], place))[: most // 2]
         found: dict[str, str] = {}
-        for place in dict.fromkeys([*unsure, *range(len(answers))]):
+        for place in dict.fromkeys([*unsure, *own]):
             question = self._texts[tuple(rollout.prompts[place // rollout.each])]
             if question not in held_out and answers[place]:
                 found.setdefault(question, answers[place])

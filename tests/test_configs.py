@@ -37,8 +37,14 @@ def test_the_default_is_the_demo() -> None:
 def test_variants_switch_off_what_they_say() -> None:
     assert not config("ppo_only").distill.warm_start.enabled
     assert not config("no_adversary").distill.adversary.enabled
-    demo = config("demo").distill
-    assert demo.warm_start.enabled and demo.adversary.enabled
+    assert config("demo").distill.adversary.enabled
+    assert config("warm_start").distill.warm_start.enabled
+
+
+def test_the_control_for_robustness_is_the_demo_but_for_the_adversary() -> None:
+    control, demo = config("no_adversary"), config("demo")
+    distill = control.distill.model_copy(update={"adversary": demo.distill.adversary})
+    assert control.model_copy(update={"distill": distill}) == demo
 
 
 def test_debug_is_small() -> None:

@@ -101,7 +101,8 @@ def test_two_processes_learn_what_one_learns(
     shared = settings(
         episodes=160, batch=32, learning_rate=3e-4, answers=answers, prompts="even" if answers == 1 else "hardest"
     )
-    prompts = [Prompt(text, f"group {place % 3}") for place, text in enumerate(digits())]
+    # Of half of the questions H^A's answer is known, and shown where answers are compared.
+    prompts = [Prompt(text, f"group {place % 3}", "7" if place % 2 else None) for place, text in enumerate(digits())]
     one = train_ppo(base, None, reward, prompts, adapter, shared, tmp_path / "one", 1, silent)
     two, state = shared.model_copy(update={"processes": 2}), tmp_path / "state"
 

@@ -80,6 +80,29 @@ def test_answers_to_one_prompt_teach_each_other(base: Path, reward: Path, tmp_pa
     assert metrics["train_tokens"] == pytest.approx(metrics["tokens_per_episode"] * metrics["episodes"])
 
 
+def test_a_policy_that_is_certain_learns_an_answer_that_it_is_shown(
+    base: Path, warm: Path, reward: Path, tmp_path: Path
+) -> None:
+    """At this temperature it says one thing alone, and H^A another. What is shown is not its feat."""
+    said = dict(zip(digits(), greedy(base, warm, digits()), strict=True))
+    other = {text: f"{(int(answer) + 1) % 10}" for text, answer in said.items()}
+    settings = PPOSettings(batch=80, answers=8, epochs=1, learning_rate=5e-3, temperature=0.05, kl_coefficient=0.0)
+
+    def practised(name: str, updates: int, answers: dict[str, str]) -> dict[str, Any]:
+        prompts = [Prompt(text, "summing/1", answer) for text, answer in answers.items()]
+        some = settings.model_copy(update={"episodes": updates * settings.batch})
+        return train_ppo(base, warm, reward, prompts, LINEAR, some, tmp_path / name, 1, silent)
+
+    first = practised("first", 1, other)
+    assert first["reward_after"] == -1.0
+    assert first["entropy"] < 0.01
+    assert first["kl"] == pytest.approx(0.0, abs=1e-3)
+    assert not practised("learned", 120, other)["collapsed"]
+    assert dict(zip(digits(), greedy(base, tmp_path / "learned", digits()), strict=True)) == other
+    # An answer that is too long to be explored is not shown.
+    assert practised("not shown", 120, dict.fromkeys(other, "7 7 7"))["collapsed"]
+
+
 def test_an_update_of_several_answers_is_what_an_update_of_rows_is(base: Path, reward: Path, tmp_path: Path) -> None:
     """The tree changes what a batch costs and not what is learned: with parts of one prompt, the same weights."""
     settings = SHORT.model_copy(update={"answers": 8, "temperature": 2.0, "epochs": 1})

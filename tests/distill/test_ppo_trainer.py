@@ -131,6 +131,27 @@ def test_draws_have_the_log_probabilities_of_a_plain_forward_pass(base: Path, wa
         assert logprobs.tolist() == pytest.approx(expected.tolist(), abs=1e-4)
 
 
+def test_what_is_shown_is_the_first_answer_with_the_policys_own_log_probability(base: Path, warm: Path) -> None:
+    tokenizer, policy = load_tokenizer(base), load_merged(base, warm)
+    end, pad = int(tokenizer.eos_token_id), int(tokenizer.pad_token_id)
+    prompts = prompt_ids(tokenizer, ["sum of 3", "sum of 1 2 3", "add up 1 2"])
+    word = int(tokenizer.get_vocab()["7"])
+    model = ActorCritic(policy, ValueHead(policy.config.hidden_size))
+    draws = uniform(4 * len(prompts), 2, 1)
+    shown = [(word, end), None, (word, word, end)]  # the last is longer than what is explored
+    alone, with_it = (roll_out(model, prompts, draws, 1.7, end, pad, 8, shown=each) for each in (None, shown))
+    assert alone.own.all()
+    assert with_it.own.tolist() == [False] + [True] * 11
+    assert torch.equal(with_it.answers[1:], alone.answers[1:])
+    assert torch.equal(with_it.logprobs[1:], alone.logprobs[1:])
+    assert with_it.answers[0].tolist() == [word, end]
+    assert with_it.ended[0]
+    with torch.no_grad():
+        logits = policy(input_ids=torch.tensor([[*prompts[0], word]])).logits[0, -2:]
+    expected = torch.log_softmax(logits / 1.7, dim=-1)[torch.arange(2), torch.tensor([word, end])]
+    assert with_it.logprobs[0].tolist() == pytest.approx(expected.tolist(), abs=1e-4)
+
+
 def test_a_tree_of_answers_has_the_log_probabilities_of_each_alone(base: Path, warm: Path) -> None:
     """What answers share stands once in a row, and none of them sees another one's tokens."""
     tokenizer, policy = load_tokenizer(base), load_merged(base, warm)

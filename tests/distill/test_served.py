@@ -114,3 +114,9 @@ def test_answers_become_rows_prompt_by_prompt() -> None:
     assert rollout.ended.tolist() == [True, False, True, True]
     assert torch.allclose(rollout.logprobs[1], torch.tensor([-0.6, -0.7, -0.8]))
     assert not rollout.logprobs[~rollout.mask].any()
+    assert rollout.own.all()
+    with_one = as_rollout([[1], [3, 4]], drawn, 3, end=2, pad=0, shown=[None, (4, 4, 2)])
+    kept = [row[mask].tolist() for row, mask in zip(with_one.answers, with_one.mask, strict=True)]
+    assert kept == [[5, 2], [6, 7, 8], [4, 4, 2], [9, 2]]
+    assert with_one.own.tolist() == [True, True, False, True]
+    assert with_one.ended.tolist() == [True, False, True, True]
