@@ -69,9 +69,10 @@ def train_ppo(
     """Train the agent on the reward ensemble's reward of its own answers to `questions`; write it into `out`.
 
     A `Prompt` with H^A's answer is rewarded by it (`distill.known`), and it is one of its answers if there are several.
-    The KL penalty is to the agent it starts from, `adapter_in`. `state` is a folder from which a killed training carries on. With `watched`, and if `settings.watch`
-    says so, H^A looks at the training (`distill.watch`). `attack_share`: at most so many of the prompts
-    are attacks. `serving`: how vLLM runs where `settings.rollouts` come from it.
+    The KL penalty is to the agent it starts from, `adapter_in`. `state` is a folder from which a killed training
+    carries on. With `watched`, and if `settings.watch` says so, H^A looks at the training (`distill.watch`).
+    `attack_share`: at most so many of the prompts are attacks. `serving`: how vLLM runs where `settings.rollouts` come
+    from it.
     Metrics: episodes, reward_before, reward_after (means of sampled answers' conservative reward), kl and
     entropy at the end in nats an episode, throttled, prompts and attacks among them, attack_share (that of the tokens),
     tokens and parameters of the agent and (reward_tokens, reward_parameters) of the ensemble, tokens_per_episode,
