@@ -18,6 +18,7 @@ from distill.ensemble import RewardEnsemble
 from distill.held_out_judge import HeldOutJudge
 from distill.pairs import Row
 from distill.ppo import train_ppo
+from distill.practice import Prompt
 from distill.refresh import Watched
 from distill.reward import make_pairs
 from distill.weights import load_tokenizer, prompt_ids
@@ -86,6 +87,15 @@ def test_a_look_at_an_agent_that_recomputes_activations(base: Path, warm: Path, 
             train_ppo(base, warm, reward, digits(), LINEAR, settings, tmp_path / name, 1, silent, None, watched())
         )
     assert told[0]["looks"] == told[1]["looks"] != []
+
+
+def test_a_look_counts_the_policys_own_answers_alone(base: Path, warm: Path, reward: Path, tmp_path: Path) -> None:
+    """It is certain, and H^A says something else, which it is shown."""
+    said = zip(digits(), greedy(base, warm, digits()), strict=True)
+    prompts = [Prompt(text, "summing/1", f"{(int(answer) + 1) % 10}") for text, answer in said]
+    settings = SETTINGS.model_copy(update={"episodes": 64, "batch": 64, "answers": 8, "temperature": 0.05})
+    metrics = train_ppo(base, warm, reward, prompts, LINEAR, settings, tmp_path, 1, silent, None, watched())
+    assert metrics["looks"][0]["reward"] == -1.0
 
 
 def test_a_doubtful_reward_is_refreshed_and_a_kill_changes_nothing(
