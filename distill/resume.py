@@ -86,4 +86,5 @@ def _identity(trainer: PPOTrainer) -> str:
     """
     models = (trainer.ref_model, trainer.reward_model)
     weights = [f"{name} {p.shape} {p.flatten()[:8].tolist()}" for m in models for name, p in m.named_parameters()]
-    return digest(str(trainer.args.seed), str(trainer.args.batch_size), repr(trainer.prompts), *weights)
+    practice = repr(trainer.prompts), repr(trainer.practice.group_of), repr(sorted(trainer.known.items()))
+    return digest(str(trainer.args.seed), str(trainer.args.batch_size), *practice, *weights)

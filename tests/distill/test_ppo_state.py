@@ -17,6 +17,7 @@ from distill import ppo_state
 from distill.config import PPOSettings
 from distill.ppo import train_ppo
 from distill.ppo_state import STATE, TENSORS, State
+from distill.practice import Prompt
 from tests.distill.training import LINEAR, digits, silent
 
 SETTINGS = PPOSettings(episodes=128, batch=32, critic_warmup=0, learning_rate=1e-3, checkpoint_seconds=0)
@@ -79,6 +80,20 @@ def test_a_state_of_another_training_is_refused_and_left_alone(
             train_ppo(base, start, reward, digits(), LINEAR, SETTINGS, tmp_path / "two", seed, silent, state)
     assert sorted(path.name for path in state.iterdir()) == kept
     assert not (tmp_path / "two").exists()
+
+
+def test_a_state_of_other_groups_or_answers_is_refused(base: Path, reward: Path, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+
+    def trained(name: str, group: str, answer: str | None) -> None:
+        prompts = [Prompt(text, group, answer) for text in digits()]
+        train_ppo(base, None, reward, prompts, LINEAR, SETTINGS, tmp_path / name, 1, silent, state)
+
+    trained("one", "summing/1", "7")
+    for group, answer in (("summing/2", "7"), ("summing/1", "8"), ("summing/1", None)):
+        with pytest.raises(StageError, match="another training; delete this folder to begin again"):
+            trained("two", group, answer)
+    trained("three", "summing/1", "7")
 
 
 def test_a_state_of_another_reward_model_is_refused(base: Path, reward: Path, tmp_path: Path) -> None:
